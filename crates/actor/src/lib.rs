@@ -1,0 +1,1 @@
+//! actix behind bounded addresses

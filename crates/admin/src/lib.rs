@@ -1,0 +1,1 @@
+//! Admin HTTP interface, metrics and health

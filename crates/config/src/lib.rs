@@ -1,0 +1,1 @@
+//! Configuration: one typed definition, TOML, secrets, origins

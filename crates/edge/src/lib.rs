@@ -1,0 +1,1 @@
+//! Connection edge: listeners, TLS, and one actor per stream

@@ -1,0 +1,1 @@
+//! Entities: the owners of a JID's state, as pure state machines

@@ -1,0 +1,1 @@
+//! XEPs as data and plain functions, one file each

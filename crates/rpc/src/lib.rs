@@ -1,0 +1,1 @@
+//! Frames between edges and shards, and the Link that carries them

@@ -1,0 +1,1 @@
+//! SASL server mechanisms (SCRAM, PLAIN) as pure state machines

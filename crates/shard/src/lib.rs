@@ -1,0 +1,1 @@
+//! Shards: the actors that run entities

@@ -1,0 +1,1 @@
+//! Simulated cluster: production cores, a virtual clock, seeded faults and checkers

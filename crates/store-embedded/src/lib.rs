@@ -1,0 +1,1 @@
+//! The embedded store: fjall journal with group commit and tickets, a durability mark in redb

@@ -1,0 +1,1 @@
+//! Push framer, strict tokenizer, small element tree and writer for XMPP's subset of XML
