@@ -5,7 +5,10 @@
 //! [`types::Partition`], [`types::Ticket`]) are in `types`.
 //!
 //! This crate never does I/O, never starts a thread and never reads a clock. Start with [`Store`]; a new
-//! implementation starts with `conformance`, a test with `memory::Plain`, a simulation with `memory::Hostile`.
+//! implementation starts with [`conformance`], a test with [`memory::Plain`], a simulation with [`memory::Hostile`].
+
+pub mod conformance;
+pub mod memory;
 
 use bytes::Bytes;
 use types::{Batch, Epoch, Partition, ShardId, Ticket};
