@@ -90,7 +90,8 @@ fn units(text: &str, table: &[(&str, u64)]) -> Option<u64> {
 
 fn duration_text(d: &Duration) -> String {
     let ms = u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let unit = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)].into_iter().find(|(_, f)| ms > 0 && ms.is_multiple_of(*f));
+    let unit =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)].into_iter().find(|(_, f)| ms > 0 && ms.is_multiple_of(*f));
     match unit {
         Some((name, factor)) => format!("{}{name}", ms / factor),
         None => format!("{ms}ms"),
@@ -332,10 +333,7 @@ impl Setting for Domains {
 
 /// The prepared form of a domain, or none.
 fn domain(text: &str) -> Option<String> {
-    let hostile = |c: char| c.is_whitespace() || c.is_control() || "@/\\:\"'<>&".contains(c);
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let labels = text.split('.').all(|l| !l.is_empty());
-    (labels && !text.contains(hostile) && text.len() <= types::limit::JID_PART_BYTES_MAX).then(|| text.to_lowercase())
+    types::BareJid::from_domain(text).ok().map(|d| d.as_str().to_owned())
 }
 
 /// A certificate chain and its key, as PEM files. Which domains it serves is read from the certificate.
