@@ -202,31 +202,60 @@ pub(super) fn ascii(parts: &Parts<'_>) -> Result<Option<Arc<str>>, JidError> {
 }
 
 /// RFC 7622 §3.3.1.
-fn is_excluded_from_local(b: u8) -> bool {
+const fn is_excluded_from_local(b: u8) -> bool {
     matches!(b, b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@')
 }
 
-/// Of ASCII, the IdentifierClass allows U+0021 to U+007E (RFC 8264 §4.2.1).
+/// Must be folded in a localpart or domainpart.
+const UPPER: u8 = 1;
+/// Of ASCII, the IdentifierClass allows U+0021 to U+007E (RFC 8264 §4.2.1), RFC 7622 §3.3.1 fewer.
+const NOT_LOCAL: u8 = 2;
+/// Of ASCII, the FreeformClass allows U+0020 to U+007E (RFC 8264 §4.3.1).
+const NOT_RESOURCE: u8 = 4;
+/// Letters, digits, hyphens and the dots between labels.
+const NOT_DOMAIN: u8 = 8;
+
+/// What each byte of ASCII is, so that a part is judged by one look at each byte and one branch at the end.
+const CLASS: [u8; 256] = {
+    let mut class = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        if b.is_ascii_uppercase() {
+            class[i] |= UPPER;
+        }
+        if !b.is_ascii_graphic() || is_excluded_from_local(b) {
+            class[i] |= NOT_LOCAL;
+        }
+        if !b.is_ascii_graphic() && b != b' ' {
+            class[i] |= NOT_RESOURCE;
+        }
+        if !b.is_ascii_alphanumeric() && b != b'-' && b != b'.' {
+            class[i] |= NOT_DOMAIN;
+        }
+        i += 1;
+    }
+    class
+};
+
+/// All that the bytes of a part are.
+fn classes(part: &str) -> u8 {
+    part.bytes().fold(0, |seen, b| seen | CLASS[usize::from(b)])
+}
+
 fn ascii_local(local: &str) -> Result<Case, JidError> {
     if local.len() > JID_PART_BYTES_MAX {
         return Err(JidError::LocalpartTooLong);
     }
-    let mut has_upper = false;
-    for b in local.bytes() {
-        if !b.is_ascii_graphic() || is_excluded_from_local(b) {
-            return Err(JidError::Localpart);
-        }
-        has_upper |= b.is_ascii_uppercase();
-    }
-    Ok(Case::of(has_upper))
+    let seen = classes(local);
+    if seen & NOT_LOCAL != 0 { Err(JidError::Localpart) } else { Ok(Case::of(seen & UPPER != 0)) }
 }
 
-/// Of ASCII, the FreeformClass allows U+0020 to U+007E (RFC 8264 §4.3.1).
 fn ascii_resource(resource: &str) -> Result<(), JidError> {
     if resource.len() > JID_PART_BYTES_MAX {
         return Err(JidError::ResourceTooLong);
     }
-    if resource.starts_with(' ') || !resource.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+    if resource.starts_with(' ') || classes(resource) & NOT_RESOURCE != 0 {
         return Err(JidError::Resource);
     }
     Ok(())
@@ -237,29 +266,18 @@ fn ascii_domain(domain: &str) -> Result<Option<Case>, JidError> {
     if !domain.is_ascii() {
         return Ok(None);
     }
-    let mut has_upper = false;
+    let seen = classes(domain);
+    if seen & NOT_DOMAIN != 0 {
+        return Err(JidError::Domain);
+    }
+    let mut too_long = domain.len() > 253;
     for label in domain.as_bytes().split(|b| *b == b'.') {
-        if label.get(2..4) == Some(b"--") {
-            return Ok(None);
-        }
-        let (Some(first), Some(last)) = (label.first(), label.last()) else {
-            return Err(JidError::Domain);
-        };
-        if *first == b'-' || *last == b'-' {
-            return Err(JidError::Domain);
-        }
-        for b in label {
-            if !b.is_ascii_alphanumeric() && *b != b'-' {
-                return Err(JidError::Domain);
-            }
-            has_upper |= b.is_ascii_uppercase();
-        }
-        if label.len() > 63 {
-            return Err(JidError::DomainTooLong);
+        match label {
+            // Reserved labels: A-labels, or nothing that is defined.
+            [_, _, b'-', b'-', ..] => return Ok(None),
+            [] | [b'-', ..] | [.., b'-'] => return Err(JidError::Domain),
+            _ => too_long |= label.len() > 63,
         }
     }
-    if domain.len() > 253 {
-        return Err(JidError::DomainTooLong);
-    }
-    Ok(Some(Case::of(has_upper)))
+    if too_long { Err(JidError::DomainTooLong) } else { Ok(Some(Case::of(seen & UPPER != 0))) }
 }
