@@ -1,0 +1,405 @@
+//! A strict tokenizer with namespaces over one whole element.
+//!
+//! quick-xml finds the tokens; it checks neither names nor attributes nor namespaces, so that is done here.
+
+use crate::chars::validate;
+use crate::tag::{self, RawAttrs};
+use crate::{Scope, XmlError, intern};
+use compact_str::CompactString;
+use quick_xml::Reader;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+use types::limit::{XML_DEPTH_MAX, XML_NAMESPACES_MAX};
+use types::ns;
+
+/// Declarations in force are numbered; these two stand for what needs no declaration.
+const NO_NAMESPACE: u16 = u16::MAX;
+const XML_NAMESPACE: u16 = u16::MAX - 1;
+/// Namespaces in XML §3: bound to the prefix `xmlns`, and must not be declared.
+const XMLNS_URI: &str = "http://www.w3.org/2000/xmlns/";
+
+/// What [`Tokens::next`] has found. The element's name and attributes are read from [`Tokens`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A start tag, also of an empty element.
+    Start,
+    /// Character data, unescaped, line ends normalised. Text that touches may come in several events.
+    Text(Cow<'a, str>),
+    /// An end tag. The element's name can still be asked for; its attributes cannot.
+    End,
+    /// Behind the root's end tag.
+    Eof,
+}
+
+/// An attribute of the current element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttrRef<'t> {
+    /// Namespace; empty for an attribute without prefix.
+    pub ns: &'t str,
+    /// Local name.
+    pub name: &'t str,
+    /// Unescaped, normalised value.
+    pub value: &'t str,
+}
+
+struct Declaration<'a> {
+    prefix: Cow<'a, str>,
+    uri: Cow<'a, str>,
+}
+
+struct Open<'a> {
+    whole: &'a str,
+    local: &'a str,
+    ns: u16,
+    /// Declarations in force outside of this element.
+    declarations: u16,
+    /// Set by a start tag that ends with `/>`.
+    empty: bool,
+}
+
+/// Tokenizer over the bytes of one element.
+pub struct Tokens<'a> {
+    text: &'a str,
+    reader: Reader<&'a [u8]>,
+    depth_max: usize,
+    open: SmallVec<[Open<'a>; 8]>,
+    declarations: SmallVec<[Declaration<'a>; 6]>,
+    attrs: RawAttrs<'a>,
+    state: State,
+    /// Where the last start tag begins.
+    from: usize,
+    /// Length of `declarations` outside of the fragment that [`Tokens::watch`] began.
+    outside: u16,
+    content_ns: Cow<'a, str>,
+    alike: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Before,
+    Inside,
+    /// The end of the current element was told; it is dropped at the next call.
+    Ending,
+    After,
+}
+
+impl<'a> Tokens<'a> {
+    /// Tokenizer over `bytes`, one element from `<` to `>`, in the namespaces of `scope`; at most
+    /// [`XML_DEPTH_MAX`] deep.
+    ///
+    /// # Errors
+    /// [`XmlError::NotWellFormed`] unless `bytes` are UTF-8 made of XML's characters.
+    pub fn new(bytes: &'a [u8], scope: &'a Scope) -> Result<Tokens<'a>, XmlError> {
+        let declarations = scope.declarations.iter().map(|(prefix, uri)| (prefix.as_str(), uri.as_str()));
+        Tokens::with(bytes, declarations)
+    }
+
+    /// As [`Tokens::new`], with (prefix, namespace) pairs for a scope.
+    ///
+    /// # Errors
+    /// As [`Tokens::new`].
+    pub fn with(
+        bytes: &'a [u8],
+        scope: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Tokens<'a>, XmlError> {
+        let text = validate(bytes)?;
+        // quick-xml would skip a byte order mark.
+        if !text.starts_with('<') {
+            return Err(XmlError::NotWellFormed);
+        }
+        let mut reader = Reader::from_str(text);
+        let config = reader.config_mut();
+        // End tags are compared with `open`, which holds the names without copying them.
+        config.check_end_names = false;
+        config.allow_unmatched_ends = true;
+        let mut declarations = SmallVec::new();
+        let scope = scope.into_iter();
+        declarations.extend(scope.map(|(prefix, uri)| Declaration { prefix: prefix.into(), uri: uri.into() }));
+        let outside = declarations.len() as u16;
+        Ok(Tokens {
+            text,
+            reader,
+            depth_max: XML_DEPTH_MAX,
+            open: SmallVec::new(),
+            declarations,
+            attrs: SmallVec::new(),
+            state: State::Before,
+            from: 0,
+            outside,
+            content_ns: Cow::Borrowed(ns::CLIENT),
+            alike: true,
+        })
+    }
+
+    /// Allows elements to be `depth` deep instead of [`XML_DEPTH_MAX`].
+    pub fn with_depth_max(mut self, depth: usize) -> Self {
+        self.depth_max = depth;
+        self
+    }
+
+    /// The next token.
+    ///
+    /// # Errors
+    /// What is wrong; the tokenizer must not be asked again then.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Event<'a>, XmlError> {
+        match self.state {
+            State::Ending => self.drop_current(),
+            State::Inside if self.open.last().is_some_and(|open| open.empty) => {
+                self.state = State::Ending;
+                return Ok(Event::End);
+            }
+            State::After if self.position() == self.text.len() => return Ok(Event::Eof),
+            State::After => return Err(XmlError::NotWellFormed),
+            State::Before | State::Inside => {}
+        }
+        if self.state == State::After {
+            return self.next();
+        }
+        use quick_xml::events::Event as Quick;
+        loop {
+            let from = self.position();
+            match self.reader.read_event().map_err(|_| XmlError::NotWellFormed)? {
+                Quick::Start(_) => return self.start(from, false),
+                Quick::Empty(_) => return self.start(from, true),
+                Quick::End(end) => {
+                    if self.open.last().is_none_or(|open| open.whole != end.name().as_ref()) {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    self.state = State::Ending;
+                    return Ok(Event::End);
+                }
+                Quick::Text(text) if text.is_empty() => {}
+                Quick::Text(text) => return self.text(text.into_inner()).map(Event::Text),
+                Quick::GeneralRef(name) => {
+                    let c = tag::reference(&name, &mut self.alike)?;
+                    return Ok(Event::Text(short(c)));
+                }
+                Quick::CData(data) => {
+                    self.alike = false;
+                    if !data.is_empty() {
+                        return Ok(Event::Text(normalise_line_ends(data.into_inner())));
+                    }
+                }
+                Quick::Comment(_) | Quick::PI(_) | Quick::DocType(_) => return Err(XmlError::RestrictedXml),
+                Quick::Decl(_) | Quick::Eof => return Err(XmlError::NotWellFormed),
+            }
+        }
+    }
+
+    /// Bytes read so far: where the last token ends.
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.reader.buffer_position() as usize
+    }
+
+    /// Where the last start tag begins.
+    #[inline]
+    pub fn start_position(&self) -> usize {
+        self.from
+    }
+
+    /// How many elements are open, the current one included.
+    #[inline]
+    pub fn depth(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Local name of the current element; empty before the root.
+    #[inline]
+    pub fn name(&self) -> &'a str {
+        self.open.last().map_or("", |open| open.local)
+    }
+
+    /// Namespace of the current element; empty if it has none.
+    #[inline]
+    pub fn ns(&self) -> &str {
+        self.open.last().map_or("", |open| self.uri(open.ns))
+    }
+
+    /// Prefix of the current element; empty if it has none.
+    pub fn prefix(&self) -> &'a str {
+        let prefix = |open: &Open<'a>| open.whole.split_once(':').map(|(prefix, _)| prefix);
+        self.open.last().and_then(prefix).unwrap_or("")
+    }
+
+    /// Attributes of the current element, in the order written, without namespace declarations. Only after
+    /// [`Event::Start`].
+    pub fn attrs(&self) -> impl Iterator<Item = AttrRef<'_>> {
+        self.attrs.iter().map(|a| AttrRef { ns: self.uri(a.ns), name: a.local, value: &a.value })
+    }
+
+    /// From here on, watches whether a fragment can be copied behind a start tag whose default namespace is
+    /// `content_ns`. Call it before the [`Event::Start`] of the fragment.
+    pub fn watch(&mut self, content_ns: &'a str) {
+        if self.state == State::Ending {
+            self.drop_current();
+            // `next` must not drop it again; the parent is inside.
+            self.state = if self.open.is_empty() { State::After } else { State::Inside };
+        }
+        self.outside = self.declarations.len() as u16;
+        self.content_ns = Cow::Borrowed(content_ns);
+        self.alike = true;
+    }
+
+    /// Whether everything since [`Tokens::watch`] is read alike by every XML parser, wherever it is copied to: no CDATA, no CR,
+    /// no character reference, no white space but spaces and no bare `>` in attributes, no namespace from outside of the
+    /// fragment other than the content namespace by default, no stream namespace.
+    pub fn alike(&self) -> bool {
+        self.alike
+    }
+
+    /// The namespaces in force where [`Tokens::watch`] was called.
+    pub fn scope_outside(&self) -> Scope {
+        scope_of(&self.declarations[..self.outside as usize])
+    }
+
+    /// The namespaces in force in the current element.
+    pub fn scope_inside(&self) -> Scope {
+        scope_of(&self.declarations)
+    }
+
+    fn drop_current(&mut self) {
+        if let Some(open) = self.open.pop() {
+            self.declarations.truncate(open.declarations as usize);
+        }
+        self.state = if self.open.is_empty() { State::After } else { State::Inside };
+    }
+
+    fn start(&mut self, from: usize, empty: bool) -> Result<Event<'a>, XmlError> {
+        if self.open.len() >= self.depth_max {
+            return Err(XmlError::PolicyViolation);
+        }
+        self.from = from;
+        let to = self.position() - if empty { 2 } else { 1 };
+        let name = tag::scan(&self.text[from + 1..to], &mut self.attrs, &mut self.alike)?;
+        let declarations = self.declarations.len() as u16;
+        if !self.attrs.is_empty() {
+            self.declare(declarations as usize)?;
+            self.resolve_attrs()?;
+        }
+        let ns = self.resolve(name.prefix)?;
+        if self.uri(ns) == ns::STREAM {
+            self.alike = false;
+        }
+        self.open.push(Open { whole: name.whole, local: name.local, ns, declarations, empty });
+        self.state = State::Inside;
+        Ok(Event::Start)
+    }
+
+    /// Moves namespace declarations from the attributes to `declarations`. Namespaces in XML §2.2, §3, §6.3.
+    fn declare(&mut self, before: usize) -> Result<(), XmlError> {
+        if !self.attrs.iter().any(|a| a.prefix == "xmlns" || (a.local == "xmlns" && a.prefix.is_empty())) {
+            return Ok(());
+        }
+        let attrs = std::mem::take(&mut self.attrs);
+        for attr in attrs {
+            let prefix = match (attr.prefix, attr.local) {
+                ("", "xmlns") => "",
+                ("xmlns", prefix) => prefix,
+                _ => {
+                    self.attrs.push(attr);
+                    continue;
+                }
+            };
+            let reserved = prefix == "xmlns" || attr.value == XMLNS_URI || (prefix == "xml") != (attr.value == ns::XML);
+            let undeclares = !prefix.is_empty() && attr.value.is_empty();
+            if reserved || undeclares || self.declarations[before..].iter().any(|d| d.prefix == prefix) {
+                return Err(XmlError::NotWellFormed);
+            }
+            if self.declarations.len() >= XML_NAMESPACES_MAX {
+                return Err(XmlError::PolicyViolation);
+            }
+            // A server's own name for its content namespace must be inherited, to become `jabber:client` elsewhere.
+            if attr.value == ns::STREAM || (attr.value == self.content_ns && self.content_ns != ns::CLIENT) {
+                self.alike = false;
+            }
+            self.declarations.push(Declaration { prefix: prefix.into(), uri: attr.value });
+        }
+        Ok(())
+    }
+
+    fn resolve_attrs(&mut self) -> Result<(), XmlError> {
+        for i in 0..self.attrs.len() {
+            let prefix = self.attrs[i].prefix;
+            self.attrs[i].ns = if prefix.is_empty() { NO_NAMESPACE } else { self.resolve(prefix)? };
+            let attr = &self.attrs[i];
+            // Two prefixes may name one namespace (Namespaces in XML §6.3).
+            let same = |b: &tag::RawAttr<'_>| b.local == attr.local && (b.ns == attr.ns || self.uri(b.ns) == self.uri(attr.ns));
+            if self.attrs[..i].iter().any(same) {
+                return Err(XmlError::NotWellFormed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of the declaration of `prefix`; notes whether it stands outside of the watched fragment.
+    fn resolve(&mut self, prefix: &str) -> Result<u16, XmlError> {
+        if prefix == "xml" {
+            return Ok(XML_NAMESPACE);
+        }
+        let Some(i) = self.declarations.iter().rposition(|d| d.prefix == prefix) else {
+            // The default namespace needs no declaration, and then is none.
+            if prefix.is_empty() {
+                self.alike &= self.content_ns.is_empty();
+                return Ok(NO_NAMESPACE);
+            }
+            return Err(XmlError::NotWellFormed);
+        };
+        if i < self.outside as usize && !(prefix.is_empty() && self.declarations[i].uri == self.content_ns) {
+            self.alike = false;
+        }
+        Ok(i as u16)
+    }
+
+    fn uri(&self, ns: u16) -> &str {
+        match ns {
+            NO_NAMESPACE => "",
+            XML_NAMESPACE => ns::XML,
+            i => &self.declarations[i as usize].uri,
+        }
+    }
+
+    fn text(&mut self, text: Cow<'a, str>) -> Result<Cow<'a, str>, XmlError> {
+        if self.open.is_empty() {
+            return Err(XmlError::NotWellFormed);
+        }
+        let Some(first) = memchr::memchr2(b'>', b'\r', text.as_bytes()) else {
+            return Ok(text);
+        };
+        // XML 1.0 §2.4.
+        if text.contains("]]>") {
+            return Err(XmlError::NotWellFormed);
+        }
+        if memchr::memchr(b'\r', &text.as_bytes()[first..]).is_none() {
+            return Ok(text);
+        }
+        self.alike = false;
+        Ok(normalise_line_ends(text))
+    }
+}
+
+fn scope_of(declarations: &[Declaration<'_>]) -> Scope {
+    let declarations = declarations.iter().map(|d| (CompactString::from(&*d.prefix), intern(&d.uri))).collect();
+    Scope { declarations }
+}
+
+/// XML 1.0 §2.11: CRLF and CR become LF.
+fn normalise_line_ends(text: Cow<'_, str>) -> Cow<'_, str> {
+    if !text.contains('\r') {
+        return text;
+    }
+    Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n"))
+}
+
+/// A character as text; those of the five entities without an allocation.
+fn short(c: char) -> Cow<'static, str> {
+    Cow::Borrowed(match c {
+        '&' => "&",
+        '<' => "<",
+        '>' => ">",
+        '"' => "\"",
+        '\'' => "'",
+        c => return Cow::Owned(c.to_string()),
+    })
+}
