@@ -3,9 +3,7 @@
 //! Seen from one side, the *user*; the other one is the *contact*. Both sides run these tables, each on its own
 //! roster. Pure: a lookup, no allocation. [`crate::roster`] applies an outcome to an item.
 
-use State::{
-    Both, From, FromPendingOut, None as Neither, NonePendingIn, NonePendingOut, NonePendingOutIn, To, ToPendingIn,
-};
+use State::{Both, From, FromPendingOut, None as Neither, NonePendingIn, NonePendingOut, NonePendingOutIn, To, ToPendingIn};
 
 /// RFC 6121 §A.1: the nine states, from the perspective of the user. A contact who is in no roster is in `None`.
 ///
@@ -36,8 +34,7 @@ pub enum State {
 
 impl State {
     /// All of them, in the order of the tables.
-    pub const ALL: [State; 9] =
-        [Neither, NonePendingOut, NonePendingIn, NonePendingOutIn, To, ToPendingIn, From, FromPendingOut, Both];
+    pub const ALL: [State; 9] = [Neither, NonePendingOut, NonePendingIn, NonePendingOutIn, To, ToPendingIn, From, FromPendingOut, Both];
 
     /// The state whose stored number is `n`.
     pub fn from_number(n: u8) -> Option<State> {
@@ -530,8 +527,7 @@ mod tests {
         // The contact asks: not delivered, answered, and the state of an approved request.
         for (before, after) in [(Neither, From), (NonePendingOut, FromPendingOut), (To, Both)] {
             let disclosure = Disclosure::Current;
-            let expected =
-                Inbound { next: after, approved: false, deliver: false, auto_reply: Some(Kind::Subscribed), disclosure };
+            let expected = Inbound { next: after, approved: false, deliver: false, auto_reply: Some(Kind::Subscribed), disclosure };
             assert_eq!(inbound(before, true, Kind::Subscribe), expected, "{before:?}");
         }
         for state in State::ALL {
