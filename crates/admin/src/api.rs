@@ -275,10 +275,15 @@ pub struct ConfigBody {
     pub toml: String,
 }
 
+impl From<&config::Config> for ConfigBody {
+    fn from(config: &config::Config) -> ConfigBody {
+        let setting = |s: config::Shown| SettingBody { key: s.key.into(), value: s.value, origin: s.origin, live: s.apply == Apply::Live };
+        ConfigBody { settings: config.shown().into_iter().map(setting).collect(), toml: config.to_toml(true) }
+    }
+}
+
 async fn show_config(State(admin): State<Admin>) -> Json<ConfigBody> {
-    let config = admin.0.reload.config();
-    let setting = |s: config::Shown| SettingBody { key: s.key.into(), value: s.value, origin: s.origin, live: s.apply == Apply::Live };
-    Json(ConfigBody { settings: config.shown().into_iter().map(setting).collect(), toml: config.to_toml(true) })
+    Json(ConfigBody::from(&admin.0.reload.config()))
 }
 
 async fn listening(State(admin): State<Admin>) -> Json<Listening> {

@@ -122,7 +122,7 @@ impl Loading {
         if let Err(expected) = (opt.set)(&mut self.inner.settings, value, context) {
             return self.problems.push(Problem::BadValue { place, key: key.to_owned(), expected });
         }
-        if key == "admin.token" && value.is_str() {
+        if key == "admin.token" && value.as_str().is_some_and(|t| t != "auto") {
             self.inner
                 .warnings
                 .push(format!("{place}: `{key}` is written out: anybody who can read the file has it; use {{ file = \"…\" }}"));

@@ -277,6 +277,6 @@ settings! {
     admin "admin" "admin." Admin {
         /// The bearer token that the interface asks for. Without this key one is made at the first start
         /// and kept in `admin.token` in the data folder, where the commands find it.
-        token: Option<Secret> = None, Restart;
+        token: Auto<Secret> = Auto::Auto, Restart;
     }
 }

@@ -58,7 +58,7 @@ impl Config {
                 let origin = if origins { format!("  # {}", self.origin(opt.key)) } else { String::new() };
                 match (opt.get)(self) {
                     _ if opt.key == "admin.token" => {
-                        let state = if self.admin.token.is_some() { "set, hidden" } else { "made at the first start" };
+                        let state = if self.admin.token.fixed().is_some() { "set, hidden" } else { "made at the first start" };
                         let _ = writeln!(out, "# {name}: {state}{origin}");
                     }
                     value => {

@@ -164,13 +164,23 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// A number that the server chooses itself if the file says `"auto"`.
+/// Something that the server chooses itself if the file says `"auto"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auto<T> {
     /// Chosen at start.
     Auto,
     /// As the file says.
     Fixed(T),
+}
+
+impl<T> Auto<T> {
+    /// What the file says, if it says anything.
+    pub fn fixed(&self) -> Option<&T> {
+        match self {
+            Auto::Auto => None,
+            Auto::Fixed(t) => Some(t),
+        }
+    }
 }
 
 impl<T: Setting> Setting for Auto<T> {
@@ -558,12 +568,13 @@ impl Setting for Vec<Mechanism> {
     }
 }
 
-/// A filter of log lines: a level, or levels by target (`"info,edge=debug"`).
+/// A filter of log lines: a level, or levels by target (`"info,chappe_edge=debug"`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub String);
 
 impl Setting for LogLevel {
-    const TYPE: &'static str = "level (\"error\", \"warn\", \"info\", \"debug\", \"trace\"), or levels by target as \"info,edge=debug\"";
+    const TYPE: &'static str =
+        "level (\"error\", \"warn\", \"info\", \"debug\", \"trace\"), or levels by target as \"info,chappe_edge=debug\"";
     fn read(value: &Value, _: &Context) -> Result<Self, String> {
         let level = |l: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&l);
         let name = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');

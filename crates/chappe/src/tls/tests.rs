@@ -1,0 +1,142 @@
+use std::io::{Read, Write};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::UnixTime;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConnection, SignatureScheme};
+
+use super::*;
+
+fn config(folder: &Path, text: &str) -> Config {
+    Config::parse(&format!("data_dir = '{}'\n{text}", folder.display())).unwrap()
+}
+
+/// A client that takes any certificate and lets us look at it.
+#[derive(Debug)]
+struct Anything;
+
+impl ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Runs a handshake in memory: the certificate's fingerprint and the protocol agreed on.
+fn handshake(
+    server: Arc<ServerConfig>,
+    name: &str,
+    alpn: &[&[u8]],
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<(String, Option<Vec<u8>>), Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_protocol_versions(&[version])?;
+    let mut client = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything)).with_no_client_auth();
+    client.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from(name.to_owned()).unwrap())?;
+    let mut server = ServerConnection::new(server)?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    client.writer().write_all(b"x").unwrap();
+    let mut wire = Vec::new();
+    client.write_tls(&mut wire).unwrap();
+    server.read_tls(&mut wire.as_slice()).unwrap();
+    server.process_new_packets()?;
+    let mut got = [0; 1];
+    server.reader().read_exact(&mut got).unwrap();
+    let leaf = client.peer_certificates().and_then(|c| c.first()).unwrap();
+    Ok((fingerprint(leaf), client.alpn_protocol().map(<[u8]>::to_vec)))
+}
+
+const V13: &rustls::SupportedProtocolVersion = &rustls::version::TLS13;
+const V12: &rustls::SupportedProtocolVersion = &rustls::version::TLS12;
+
+#[test]
+fn each_domain_has_its_certificate_and_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "domains = ['a.example', 'bücher.example']");
+    let tls = TlsStore::open(&config).unwrap();
+    let facts = tls.facts();
+    let see = |name| handshake(tls.starttls(), name, &[], V13).unwrap().0;
+    assert_eq!(see("a.example"), facts[0].fingerprint);
+    assert_eq!(see("xn--bcher-kva.example"), facts[1].fingerprint);
+    assert_ne!(facts[0].fingerprint, facts[1].fingerprint);
+    assert_eq!(see("unknown.example"), facts[0].fingerprint, "the first domain's");
+    assert_eq!(TlsStore::open(&config).unwrap().facts(), facts, "reused at the next start");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |name: &str| fs::metadata(folder.path().join("tls").join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("a.example.key"), 0o600);
+    assert_eq!(mode(""), 0o700);
+}
+
+#[test]
+fn direct_tls_speaks_xmpp_client_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = TlsStore::open(&config(folder.path(), "")).unwrap();
+    assert_eq!(handshake(tls.direct(), "localhost", &[b"h2", ALPN_CLIENT], V13).unwrap().1.as_deref(), Some(ALPN_CLIENT));
+    assert_eq!(handshake(tls.direct(), "localhost", &[], V12).unwrap().1, None);
+    assert!(handshake(tls.direct(), "localhost", &[b"http/1.1"], V13).is_err());
+    let strict = TlsStore::open(&config(folder.path(), "[tls]\nmin_version = '1.3'")).unwrap();
+    assert!(handshake(strict.starttls(), "localhost", &[], V12).is_err());
+    assert!(handshake(strict.starttls(), "localhost", &[], V13).is_ok());
+}
+
+#[test]
+fn configured_certificates_come_first_and_are_swapped_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = self_made(folder.path(), "a.example").unwrap();
+    let other = self_made(&folder.path().join("other"), "a.example").unwrap();
+    let text = format!(
+        "domains = ['b.example', 'a.example']\n[tls]\ncertificates = [{{ chain = '{}', key = '{}' }}]",
+        files.chain.display(),
+        files.key.display()
+    );
+    let config = config(folder.path(), &text);
+    let tls = TlsStore::open(&config).unwrap();
+    assert_eq!(tls.facts().iter().map(|f| f.self_made).collect::<Vec<_>>(), [true, false]);
+    let before = handshake(tls.starttls(), "a.example", &[], V13).unwrap().0;
+
+    fs::copy(&other.chain, &files.chain).unwrap();
+    let fault = load(&config).unwrap_err().to_string();
+    assert!(fault.contains("is not the key of"), "{fault}");
+    assert_eq!(handshake(tls.starttls(), "a.example", &[], V13).unwrap().0, before, "a bad pair replaces nothing");
+
+    fs::copy(&other.key, &files.key).unwrap();
+    tls.swap(load(&config).unwrap());
+    assert_ne!(handshake(tls.starttls(), "a.example", &[], V13).unwrap().0, before);
+}
