@@ -31,16 +31,7 @@ pub struct Stanza {
 impl Stanza {
     /// An empty stanza.
     pub fn new(kind: Kind, type_: impl Into<Type>) -> Stanza {
-        Stanza {
-            kind,
-            type_: type_.into(),
-            to: None,
-            from: None,
-            id: None,
-            lang: None,
-            other_attrs: Vec::new(),
-            children: Vec::new(),
-        }
+        Stanza { kind, type_: type_.into(), to: None, from: None, id: None, lang: None, other_attrs: Vec::new(), children: Vec::new() }
     }
 
     /// A message without content.

@@ -68,21 +68,13 @@ fn a_child_depends_on_nothing_around_it() {
         ns::CLIENT,
         "<message><x xmlns='urn:d'/><body>b</body><y xmlns='urn:e' xmlns:ns0='urn:e' ns0:a='1'/></message>",
     );
-    check(
-        "<message xmlns='jabber:client'><body>b</body></message>",
-        ns::CLIENT,
-        "<message><body>b</body></message>",
-    );
+    check("<message xmlns='jabber:client'><body>b</body></message>", ns::CLIENT, "<message><body>b</body></message>");
     check(
         "<message><body xmlns='jabber:server'>b</body><f xmlns='urn:f'><message xmlns='jabber:server'/></f></message>",
         ns::SERVER,
         "<message><body>b</body><f xmlns='urn:f'><message xmlns='jabber:server'/></f></message>",
     );
-    check(
-        "<message><body xmlns='jabber:server'>b</body></message>",
-        ns::CLIENT,
-        "<message><body xmlns='jabber:server'>b</body></message>",
-    );
+    check("<message><body xmlns='jabber:server'>b</body></message>", ns::CLIENT, "<message><body xmlns='jabber:server'>b</body></message>");
     check("<message> <![CDATA[]]><a xmlns='u'/> text <b/></message>", ns::CLIENT, "<message><a xmlns='u'/><b/></message>");
 }
 
@@ -135,8 +127,7 @@ fn what_is_no_stanza() {
 
 #[test]
 fn an_address_that_is_none() {
-    let Ok(Parsed::Malformed(bad)) = parse_over("<iq id='7' type='get' to='@x' from='a@b'><q xmlns='u'/></iq>", ns::SERVER)
-    else {
+    let Ok(Parsed::Malformed(bad)) = parse_over("<iq id='7' type='get' to='@x' from='a@b'><q xmlns='u'/></iq>", ns::SERVER) else {
         panic!();
     };
     assert_eq!(bad.to.as_deref(), Some("@x"));

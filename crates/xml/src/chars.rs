@@ -47,8 +47,7 @@ const fn is_name_start(c: char) -> bool {
 
 /// XML 1.0 §2.3, production NameChar without the colon.
 const fn is_name_char(c: char) -> bool {
-    is_name_start(c)
-        || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
+    is_name_start(c) || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
 /// Namespaces in XML §3, production NCName, of at most [`XML_NAME_BYTES_MAX`] bytes.
@@ -67,11 +66,7 @@ pub fn check_ncname(name: &str) -> Result<(), XmlError> {
         return Ok(());
     }
     let mut chars = name.chars();
-    if chars.next().is_some_and(is_name_start) && chars.all(is_name_char) {
-        Ok(())
-    } else {
-        Err(XmlError::NotWellFormed)
-    }
+    if chars.next().is_some_and(is_name_start) && chars.all(is_name_char) { Ok(()) } else { Err(XmlError::NotWellFormed) }
 }
 
 /// Splits a QName at its colon (Namespaces in XML §4) and checks both parts. The prefix is empty if there is none.

@@ -219,14 +219,8 @@ impl Framer {
         let max = self.limits.stanza_bytes_max;
         // Nothing beyond the maximum is looked at, so that the outcome does not depend on where the network cut.
         let window = &self.buf[self.pos..self.buf.len().min(self.pos.saturating_add(max))];
-        let mut scanner = Scanner {
-            window,
-            i: self.scan,
-            state: self.state,
-            phase: self.phase,
-            open: &mut self.open,
-            root: &mut self.root,
-        };
+        let mut scanner =
+            Scanner { window, i: self.scan, state: self.state, phase: self.phase, open: &mut self.open, root: &mut self.root };
         let found = scanner.run()?;
         let (i, state, phase) = (scanner.i, scanner.state, scanner.phase);
         (self.scan, self.state, self.phase) = (i, state, phase);

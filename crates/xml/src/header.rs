@@ -58,16 +58,7 @@ impl Header {
             return Err(XmlError::BadNamespacePrefix);
         }
         let content_ns = scope.resolve("").filter(|&ns| ns != ns::STREAM && !ns.is_empty()).map(intern);
-        let mut header = Header {
-            to: None,
-            from: None,
-            id: None,
-            version: None,
-            lang: None,
-            content_ns,
-            attrs: Vec::new(),
-            scope,
-        };
+        let mut header = Header { to: None, from: None, id: None, version: None, lang: None, content_ns, attrs: Vec::new(), scope };
         for attr in tokens.attrs() {
             let value = CompactString::new(attr.value);
             match (attr.ns, attr.name) {
@@ -129,8 +120,7 @@ pub fn check_declaration(bytes: &[u8]) -> Result<(), XmlError> {
         return Err(XmlError::NotWellFormed);
     }
     let names: Vec<_> = attrs.iter().map(|a| a.local).collect();
-    let order: &[&[&str]] =
-        &[&["version"], &["version", "encoding"], &["version", "standalone"], &["version", "encoding", "standalone"]];
+    let order: &[&[&str]] = &[&["version"], &["version", "encoding"], &["version", "standalone"], &["version", "encoding", "standalone"]];
     if !order.contains(&&names[..]) || attrs[0].value != "1.0" {
         return Err(XmlError::NotWellFormed);
     }

@@ -98,10 +98,7 @@ impl<'a> Tokens<'a> {
     ///
     /// # Errors
     /// As [`Tokens::new`].
-    pub fn with(
-        bytes: &'a [u8],
-        scope: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Tokens<'a>, XmlError> {
+    pub fn with(bytes: &'a [u8], scope: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Tokens<'a>, XmlError> {
         let text = validate(bytes)?;
         // quick-xml would skip a byte order mark.
         if !text.starts_with('<') {

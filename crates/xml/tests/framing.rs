@@ -103,19 +103,19 @@ fn a_beginning() {
     check(&spaced, &[&format!("H{spaced}")], None);
     check("<stream:stream/>", &["H<stream:stream/>", "/"], None);
     for (input, error) in [
-        ("GET / HTTP/1.1\r\n", NotWellFormed),             // A01
-        ("SSH-2.0-OpenSSH_9.9\r\n", NotWellFormed),        // A03
-        ("\u{16}\u{3}\u{1}\u{2}", NotWellFormed),          // A02
-        ("\u{feff}<stream:stream>", NotWellFormed),        // C03
+        ("GET / HTTP/1.1\r\n", NotWellFormed),      // A01
+        ("SSH-2.0-OpenSSH_9.9\r\n", NotWellFormed), // A03
+        ("\u{16}\u{3}\u{1}\u{2}", NotWellFormed),   // A02
+        ("\u{feff}<stream:stream>", NotWellFormed), // C03
         ("</stream:stream>", NotWellFormed),
-        ("<!-- x --><stream:stream>", RestrictedXml),      // B10
-        ("<?php x?>", RestrictedXml),                      // B11
+        ("<!-- x --><stream:stream>", RestrictedXml), // B10
+        ("<?php x?>", RestrictedXml),                 // B11
         ("<?xml-stylesheet x?>", RestrictedXml),
-        ("<!DOCTYPE x><stream:stream>", RestrictedXml),    // B12
+        ("<!DOCTYPE x><stream:stream>", RestrictedXml), // B12
         ("<?xml version='1.0'?><!DOCTYPE x [", RestrictedXml),
         ("<?xml version='1.0'?><?xml version='1.0'?>", NotWellFormed),
         ("<?xml version='1.0'?>x", NotWellFormed),
-        ("<?xml version='1.1'?><a>", NotWellFormed),       // B22
+        ("<?xml version='1.1'?><a>", NotWellFormed),                          // B22
         ("<?xml version='1.0' encoding='ISO-8859-1'?>", UnsupportedEncoding), // C02
         ("<?xml version='1.0' encoding='UTF-16'?>", UnsupportedEncoding),
         ("<?xml encoding='UTF-8'?>", NotWellFormed),
@@ -140,17 +140,17 @@ fn a_beginning() {
 fn what_ends_a_stream() {
     use XmlError::*;
     for (input, error) in [
-        ("text", BadFormat),                                    // A21
+        ("text", BadFormat), // A21
         ("&amp;", BadFormat),
         ("<![CDATA[x]]>", BadFormat),
         ("\u{0}", NotWellFormed),
         ("</stream>", NotWellFormed),
         ("</stream:stream x='y'>", NotWellFormed),
         ("<message><body>hi</message><message>", NotWellFormed), // B01
-        ("<a></b>", NotWellFormed),                             // B02
+        ("<a></b>", NotWellFormed),                              // B02
         ("<a></ a>", NotWellFormed),
         ("<a></A>", NotWellFormed),
-        ("<a b='<'/>", NotWellFormed),                          // B08
+        ("<a b='<'/>", NotWellFormed), // B08
         ("<a b=<c/>", NotWellFormed),
         ("<a / >", NotWellFormed),
         ("<a <b/>", NotWellFormed),
@@ -159,15 +159,15 @@ fn what_ends_a_stream() {
         ("<a><!-- x --></a>", RestrictedXml),
         ("<?x?>", RestrictedXml),
         ("<a><?x y?></a>", RestrictedXml),
-        ("<?xml version='1.0'?>", NotWellFormed),               // B21
+        ("<?xml version='1.0'?>", NotWellFormed), // B21
         ("<a><?xml version='1.0'?></a>", NotWellFormed),
         ("<!DOCTYPE a>", RestrictedXml),
         ("<a><!ENTITY x 'y'></a>", RestrictedXml),
         ("<a><![INCLUDE[x]]></a>", RestrictedXml),
-        ("<jåN xmlns=\"x\"/</iq>", NotWellFormed),              // C16
-        ("<a>\u{b}</a>", NotWellFormed),                        // C09
+        ("<jåN xmlns=\"x\"/</iq>", NotWellFormed), // C16
+        ("<a>\u{b}</a>", NotWellFormed),           // C09
         ("<a b='\u{1}'/>", NotWellFormed),
-        ("<a>\u{ffff}</a>", NotWellFormed),                     // C10
+        ("<a>\u{ffff}</a>", NotWellFormed), // C10
         ("</stream:stream\u{0}>", NotWellFormed),
     ] {
         check_inside(input, &[], Some(error));
