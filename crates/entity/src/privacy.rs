@@ -155,6 +155,14 @@ impl BlockList {
         BlockChange { entries, everybody, push, writes }
     }
 
+    /// The keys of all its cells, for an account that is removed.
+    pub fn cell_keys(&self) -> Vec<Bytes> {
+        match &self.entries {
+            Entries::Listed(list) => list.iter().map(key_of).collect(),
+            Entries::Broken(keys) => keys.clone(),
+        }
+    }
+
     fn listed(&self) -> Result<&[Jid], StanzaError> {
         match &self.entries {
             Entries::Listed(list) => Ok(list),

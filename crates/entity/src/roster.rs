@@ -470,6 +470,11 @@ impl Roster {
         }
     }
 
+    /// The keys of all its cells, for an account that is removed.
+    pub fn cell_keys(&self) -> impl Iterator<Item = Bytes> {
+        self.items.iter().map(|i| cell::item_key(&i.jid)).chain([Bytes::from(cell::VERSION_KEY)])
+    }
+
     fn version_cell(&self) -> Op {
         Op::Put { key: cell::VERSION_KEY.into(), value: cell::encode_version(self.version, self.floor) }
     }

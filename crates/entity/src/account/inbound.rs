@@ -1,0 +1,203 @@
+//! Messages for the account, from others and from itself (RFC 6121 §8.5).
+
+use super::Account;
+use crate::effect::{Effect, Effects};
+use crate::module::{Ctx, Flow, Point, Work};
+use crate::row::{OFFLINE, Owed, Row};
+use crate::session::Session;
+use frame::{PeerMsg, SharedStanza};
+use smallvec::SmallVec;
+use stanza::{Child, Condition, Kind, MessageType, StanzaError};
+use std::sync::Arc;
+use types::limit::TAIL_STANZAS_MAX;
+use types::{BareJid, Origin, SessionId, ns};
+use xml::Element;
+
+/// Offline messages that one session has on its way at a time; more follow as it acknowledges.
+const FLUSH_WINDOW: usize = TAIL_STANZAS_MAX / 2;
+
+impl Account {
+    /// A durable stanza of another entity.
+    #[expect(clippy::too_many_arguments, reason = "one call site, the fields of one frame")]
+    pub(super) fn take_forward(
+        &mut self,
+        ctx: &Ctx<'_>,
+        from: BareJid,
+        origin: Origin,
+        prev: Option<Origin>,
+        durable: bool,
+        stanza: SharedStanza,
+        fx: &mut Effects,
+    ) {
+        if self.state.log.knows(&from, origin) {
+            // Everything of ours leaves behind what we wrote before, so the row that this repeats is durable then ◊.
+            return fx.push(Effect::Peer(from, PeerMsg::Confirm { origin }));
+        }
+        if prev.is_some_and(|prev| !self.state.log.knows(&from, prev)) || (ctx.low_space && durable) {
+            return fx.push(Effect::Peer(from, PeerMsg::Refuse { origin }));
+        }
+        let result = match stanza.kind {
+            Kind::Message => self.in_message(ctx, &from, origin, durable, stanza.clone(), fx),
+            Kind::Presence => {
+                self.in_subscription(ctx, &from, stanza.clone(), fx);
+                Ok(())
+            }
+            Kind::Iq => Ok(()),
+        };
+        self.state.log.see(&from, origin, ctx.now.wall);
+        if let Err(error) = result {
+            self.bounce(&from, &stanza, &error, fx);
+        }
+        fx.push(Effect::Peer(from, PeerMsg::Confirm { origin }));
+    }
+
+    /// A passing message or an IQ of another entity.
+    pub(super) fn in_request(&mut self, ctx: &Ctx<'_>, from: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
+        match stanza.kind {
+            Kind::Message => {
+                if let Err(error) = self.in_message(ctx, from, Origin::default(), false, stanza.clone(), fx) {
+                    self.bounce(from, &stanza, &error, fx);
+                }
+            }
+            Kind::Iq => self.in_iq(ctx, from, stanza, fx),
+            Kind::Presence => self.in_presence(ctx, stanza, fx),
+        }
+    }
+
+    /// An error for a stanza that ends here, to the entity that sent it.
+    pub(super) fn bounce(&mut self, from: &BareJid, stanza: &SharedStanza, error: &StanzaError, fx: &mut Effects) {
+        if let Some(reply) = error.reply_to(stanza) {
+            fx.push(Effect::Peer(from.clone(), PeerMsg::Request { stanza: Arc::new(reply) }));
+        }
+    }
+
+    /// RFC 6121 §8.5: which of our sessions a message goes to.
+    fn route(&self, ctx: &Ctx<'_>, stanza: &SharedStanza) -> Result<SmallVec<[SessionId; 4]>, StanzaError> {
+        let resource = stanza.to.as_ref().and_then(|to| to.resource());
+        if let Some(s) = resource.and_then(|r| self.state.resource(r)) {
+            return Ok(SmallVec::from_slice(&[s.id]));
+        }
+        match stanza.message_type() {
+            // §8.5.2.1.1, §8.5.3.2.1
+            MessageType::Chat | MessageType::Normal => Ok(self.state.route_bare(ctx.settings.bare_to_all)),
+            MessageType::Groupchat => Err(StanzaError::new(Condition::ServiceUnavailable)),
+            MessageType::Headline if resource.is_none() => Ok(self.state.route_bare(true)),
+            MessageType::Headline | MessageType::Error => Ok(SmallVec::new()),
+        }
+    }
+
+    /// A message for this account. `durable`: whoever sent it waits for it to be durable here.
+    ///
+    /// # Errors
+    /// What the sender is to be told; nothing has happened then.
+    pub(super) fn in_message(
+        &mut self,
+        ctx: &Ctx<'_>,
+        sender: &BareJid,
+        origin: Origin,
+        durable: bool,
+        stanza: SharedStanza,
+        fx: &mut Effects,
+    ) -> Result<(), StanzaError> {
+        if !self.state.exists() {
+            return Err(StanzaError::new(Condition::ServiceUnavailable));
+        }
+        let mut work = self.work(stanza, None);
+        work.targets = self.route(ctx, &work.stanza)?;
+        match ctx.pipeline.run(Point::Inbound, ctx, &self.state, &mut work) {
+            Flow::Continue => {}
+            Flow::Drop => return Ok(()),
+            Flow::Refuse(error) => return Err(error),
+        }
+        if work.targets.is_empty() {
+            match ctx.pipeline.run(Point::Undelivered, ctx, &self.state, &mut work) {
+                Flow::Continue => {}
+                Flow::Drop => return Ok(()),
+                Flow::Refuse(error) => return Err(error),
+            }
+        } else {
+            work.offline = false;
+        }
+        let copies = std::mem::take(&mut work.copies);
+        self.keep_and_deliver(ctx, sender, origin, durable, work, fx);
+        for (session, copy) in copies {
+            self.output(ctx, session, None, copy, fx);
+        }
+        Ok(())
+    }
+
+    /// Write the row that the message needs, if any, and hand it to the sessions that get it.
+    fn keep_and_deliver(&mut self, ctx: &Ctx<'_>, sender: &BareJid, origin: Origin, durable: bool, work: Work, fx: &mut Effects) {
+        let backlog = self.state.log.offline_len() > 0;
+        let keep = work.archive || work.offline || (durable && !work.passing);
+        let mut owed = Owed::new();
+        if keep {
+            if work.offline {
+                owed.push(OFFLINE);
+            }
+            let acked = work.targets.iter().filter(|id| self.is_owed(**id, work.archive));
+            owed.extend(acked.copied());
+            if backlog && !work.targets.is_empty() && !owed.is_empty() {
+                // Older messages are still on their way to whoever takes them: this one goes behind them.
+                owed = Owed::from_slice(&[OFFLINE]);
+            }
+        }
+        let queued = backlog && owed.contains(&OFFLINE);
+        let mut pos = None;
+        if keep {
+            let row = Row {
+                at: ctx.now.wall,
+                sender: sender.clone(),
+                origin,
+                target: None,
+                archived: work.archive,
+                owed: owed.clone(),
+                stanza: work.stanza.clone(),
+            };
+            pos = Some(self.state.log.append(&self.state.jid, self.state.epoch, row, fx));
+        }
+        if queued {
+            for id in work.targets {
+                self.flush_offline(ctx, id, fx);
+            }
+            return;
+        }
+        for id in work.targets {
+            let pos = pos.filter(|_| owed.contains(&id));
+            self.output(ctx, id, pos, work.stanza.clone(), fx);
+        }
+    }
+
+    /// Is a row owed to this session until it acknowledges? A client without XEP-0198 finds archived ones in its archive.
+    fn is_owed(&self, id: SessionId, archived: bool) -> bool {
+        self.state.session(id).is_some_and(|s| s.acknowledges() || !archived)
+    }
+
+    /// Send what waited for a session to come (XEP-0160), oldest first, a window at a time.
+    pub(super) fn flush_offline(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        if self.state.log.offline_len() == 0 {
+            return;
+        }
+        let Some(s) = self.state.session(id) else { return };
+        if !takes_offline(s) {
+            return;
+        }
+        let room = FLUSH_WINDOW.saturating_sub(s.tail.len());
+        let rows: Vec<_> = self.state.log.owed_to(OFFLINE).take(room).map(|o| (o.pos, o.at, o.stanza.clone())).collect();
+        let by = self.state.jid.domain().to_owned();
+        for (pos, at, mut stanza) in rows {
+            self.state.log.owe(pos.row, OFFLINE, id);
+            if at.0 + 1_000 < ctx.now.wall.0 {
+                // XEP-0203: when the account took it.
+                let delay = Element::new("delay", ns::DELAY).with_attr("from", &by).with_attr("stamp", at.to_string());
+                Arc::make_mut(&mut stanza).children.push(Child::from(&delay));
+            }
+            self.output(ctx, id, Some(pos), stanza, fx);
+        }
+    }
+}
+
+/// A session with non-negative priority takes what waited.
+fn takes_offline(s: &Session) -> bool {
+    s.priority().is_some_and(|p| p >= 0)
+}

@@ -1,0 +1,391 @@
+//! How sessions come, move between edges, and go: credentials, bind, XEP-0198 enable and resume, re-attach, end.
+
+use super::Account;
+use crate::effect::{Effect, Effects};
+use crate::module::{ConflictPolicy, Ctx};
+use crate::row::OFFLINE;
+use crate::session::{Link, Session};
+use crate::state::cell;
+use bytes::Bytes;
+use compact_str::{CompactString, format_compact};
+use frame::{AccountError, Bound, CredentialsAnswer, EndReason, Pos, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
+use stanza::{Condition, Kind, StanzaError};
+use std::time::Duration;
+use types::limit::RESUME_TIMEOUT_MAX;
+use types::{Attach, ConnId, FullJid, Op, ReqId, SessionId, Timestamp};
+
+/// Failed logins are counted over this time.
+const FAILURES_WINDOW: Duration = Duration::from_secs(60);
+
+impl Account {
+    pub(super) fn credentials(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, fx: &mut Effects) {
+        if ctx.now.mono.since(self.failures_since) > FAILURES_WINDOW {
+            self.failures = 0;
+        }
+        let max = ctx.settings.login_failures_max;
+        let answer = match &self.state.credentials {
+            _ if max > 0 && self.failures >= max => CredentialsAnswer::Locked,
+            Some(c) => CredentialsAnswer::Known(c.clone()),
+            None => CredentialsAnswer::Unknown,
+        };
+        fx.push(Effect::Edge(conn, ShardMsg::Credentials { req, answer }));
+    }
+
+    pub(super) fn login_ended(&mut self, ctx: &Ctx<'_>, ok: bool) {
+        if ok {
+            self.failures = 0;
+            return;
+        }
+        if self.failures == 0 {
+            self.failures_since = ctx.now.mono;
+        }
+        self.failures += 1;
+    }
+
+    pub(super) fn create(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, credentials: Bytes, fx: &mut Effects) {
+        let result = if self.state.exists() {
+            Err(AccountError::Exists)
+        } else if self.state.jid.is_domain() || !ctx.settings.hosts(self.state.jid.domain()) {
+            Err(AccountError::NotAllowed)
+        } else if ctx.low_space {
+            Err(AccountError::Busy)
+        } else {
+            // The index first: superfluous there is harmless, missing is not.
+            self.index(ctx, |key| Op::Put { key, value: Bytes::from_static(b"\x01") }, fx);
+            let (roster, version) = crate::roster::Roster::create(self.state.jid.clone(), ctx.now.wall);
+            self.state.roster = roster;
+            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
+            fx.op(&self.state.partition, version);
+            self.state.credentials = Some(credentials);
+            Ok(())
+        };
+        fx.push(Effect::Edge(conn, ShardMsg::AccountDone { req, result }));
+    }
+
+    pub(super) fn set_credentials(&mut self, conn: ConnId, req: ReqId, credentials: Bytes, fx: &mut Effects) {
+        let result = if self.state.exists() {
+            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
+            self.state.credentials = Some(credentials);
+            self.failures = 0;
+            Ok(())
+        } else {
+            Err(AccountError::NotFound)
+        };
+        fx.push(Effect::Edge(conn, ShardMsg::AccountDone { req, result }));
+    }
+
+    /// RFC 6120 §7.
+    pub(super) fn bind(
+        &mut self,
+        ctx: &Ctx<'_>,
+        conn: ConnId,
+        req: ReqId,
+        resource: Option<CompactString>,
+        random: [u8; 16],
+        fx: &mut Effects,
+    ) {
+        let result = self.try_bind(ctx, conn, resource, random, fx);
+        fx.push(Effect::Edge(conn, ShardMsg::Bound { req, result }));
+    }
+
+    fn try_bind(
+        &mut self,
+        ctx: &Ctx<'_>,
+        conn: ConnId,
+        resource: Option<CompactString>,
+        random: [u8; 16],
+        fx: &mut Effects,
+    ) -> Result<Bound, StanzaError> {
+        if !self.state.exists() {
+            return Err(StanzaError::new(Condition::NotAllowed));
+        }
+        if ctx.low_space {
+            return Err(StanzaError::new(Condition::ResourceConstraint));
+        }
+        let made = || random.iter().take(9).map(|b| format_compact!("{b:02x}")).collect::<CompactString>();
+        let mut resource = resource.unwrap_or_else(made);
+        if let Some(old) = self.state.resource(&resource) {
+            let (id, detached) = (old.id, old.conn().is_none());
+            // RFC 6120 §7.7.2.2. A detached session is nobody's active stream: it gives way under every policy.
+            match ctx.settings.conflict {
+                ConflictPolicy::DisallowNew if !detached => return Err(StanzaError::new(Condition::Conflict)),
+                ConflictPolicy::Override if !detached => resource = made(),
+                _ => self.end_session(ctx, id, Some(EndReason::Conflict), fx),
+            }
+        }
+        self.make_room(ctx, fx)?;
+        let jid = self.state.jid.with_resource(&resource).map_err(|_| StanzaError::new(Condition::BadRequest))?;
+        self.mark_live(fx);
+        self.next_session += 1;
+        let id = SessionId { epoch: self.state.epoch.0, seq: self.next_session };
+        let session = Session::new(id, jid.clone(), Attach(1), Link::Attached(conn), self.bind_stamp(ctx));
+        self.state.sessions.push(session);
+        self.write_session(id, None, fx);
+        Ok(Bound { session: id, attach: Attach(1), jid })
+    }
+
+    /// Bind stamps order sessions, so they never repeat or run backwards.
+    fn bind_stamp(&self, ctx: &Ctx<'_>) -> Timestamp {
+        let last = self.state.sessions.iter().map(|s| s.bound_at.0).max().unwrap_or(0);
+        Timestamp(ctx.now.wall.0.max(last + 1))
+    }
+
+    /// Room for one more session: the oldest detached one gives way.
+    fn make_room(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) -> Result<(), StanzaError> {
+        if self.state.sessions.len() < ctx.settings.sessions_max {
+            return Ok(());
+        }
+        let oldest = self.state.sessions.iter().find(|s| s.conn().is_none()).map(|s| s.id);
+        let id = oldest.ok_or_else(|| StanzaError::new(Condition::ResourceConstraint))?;
+        self.end_session(ctx, id, None, fx);
+        Ok(())
+    }
+
+    /// XEP-0198 §3.
+    #[expect(clippy::too_many_arguments, reason = "one call site, the fields of one frame")]
+    pub(super) fn enable(
+        &mut self,
+        ctx: &Ctx<'_>,
+        conn: ConnId,
+        req: ReqId,
+        session: SessionId,
+        resume_secs: Option<u32>,
+        random: [u8; 16],
+        fx: &mut Effects,
+    ) {
+        let max = ctx.settings.resume_secs_max.min(RESUME_TIMEOUT_MAX.as_secs() as u32);
+        let Some(s) = self.state.session_mut(session) else { return };
+        let previd = resume_secs.filter(|_| max > 0).map(|_| {
+            let random: CompactString = random.iter().map(|b| format_compact!("{b:02x}")).collect();
+            format_compact!("{session}-{random}")
+        });
+        let secs = resume_secs.map_or(0, |wanted| if wanted == 0 { max } else { wanted.min(max) });
+        let sm = Sm { base_n: s.taken, base_m: s.m, previd, resume_secs: secs };
+        s.soft_mut().sm = Some(sm.clone());
+        let attach = s.attach;
+        self.write_session(session, None, fx);
+        fx.push(Effect::Edge(conn, ShardMsg::Enabled { req, session, attach, sm }));
+    }
+
+    /// XEP-0198 §5.
+    pub(super) fn resume(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, previd: &str, h: u32, fx: &mut Effects) {
+        let found = self.state.sessions.iter().find(|s| s.resumable().is_some_and(|sm| sm.previd.as_deref() == Some(previd)));
+        let Some(s) = found else {
+            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h: None }));
+        };
+        let id = s.id;
+        if let Link::Attaching { .. } = s.link {
+            // Edge and core died together: the log has every message, but nobody knows the rest of the tail.
+            let h = s.h_of(self.state.log.number(id));
+            self.end_session(ctx, id, None, fx);
+            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h: Some(h) }));
+        }
+        let Some(m) = s.m_of(h) else {
+            let h = s.h_of(s.taken);
+            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h: Some(h) }));
+        };
+        let (old, attach) = (s.conn(), s.attach);
+        if let Some(old) = old {
+            let ended = ShardMsg::Ended { session: id, attach, reason: EndReason::Conflict };
+            fx.push(Effect::Edge(old, ended));
+        }
+        self.move_to(id, conn, fx);
+        let Some(s) = self.state.session_mut(id) else { return };
+        let rows = s.acked(m).unwrap_or_default();
+        let resumed = Resumed {
+            session: id,
+            attach: s.attach,
+            jid: s.jid.clone(),
+            accepted: s.taken,
+            outputs: s.tail.iter().cloned().collect(),
+            m: s.m,
+            m_acked: s.m_acked,
+            soft: s.soft.clone(),
+        };
+        // The client is back: what was held back for an inactive one is due when it says so (XEP-0352 §5).
+        s.soft_changed = false;
+        for row in rows {
+            self.state.log.settle(row, id);
+        }
+        fx.push(Effect::Edge(conn, ShardMsg::Resumed { req, resumed: Box::new(resumed) }));
+        if self.state.session(id).is_some_and(|s| s.soft.inactive) {
+            self.set_active(id, true, fx);
+        }
+        self.flush_offline(ctx, id, fx);
+    }
+
+    /// Give the session to a connection: a new attach, durable before anything under it is answered ◊.
+    fn move_to(&mut self, id: SessionId, conn: ConnId, fx: &mut Effects) {
+        self.mark_live(fx);
+        if let Some(s) = self.state.session_mut(id) {
+            s.attach = Attach(s.attach.0 + 1);
+            s.link = Link::Attached(conn);
+        }
+        self.write_session(id, None, fx);
+    }
+
+    /// An edge hands over its copy.
+    pub(super) fn reattach(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, copy: SessionCopy, fx: &mut Effects) {
+        let id = copy.session;
+        let usable = self.state.session(id).filter(|s| s.attach == copy.attach).map(|s| s.link);
+        let taken_over = match usable {
+            // Somebody else has it, or it has ended.
+            None => None,
+            Some(Link::Attaching { .. }) => self.adopt(ctx, &copy, fx),
+            Some(Link::Attached(c)) if c != conn => None,
+            Some(_) => self.rejoin(&copy),
+        };
+        let Some(missing) = taken_over else {
+            return fx.push(Effect::Edge(conn, ShardMsg::Reattached { req, answer: None }));
+        };
+        self.move_to(id, conn, fx);
+        let Some(s) = self.state.session(id) else { return };
+        let answer = Reattached { session: id, attach: s.attach, accepted: copy.accepted };
+        let attach = s.attach;
+        fx.push(Effect::Edge(conn, ShardMsg::Reattached { req, answer: Some(answer) }));
+        for output in missing {
+            fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach, output }));
+        }
+        self.run_again(ctx, id, &copy, fx);
+        self.deliver_owed(ctx, id, copy.pos, fx);
+        self.flush_offline(ctx, id, fx);
+    }
+
+    /// This owner knows nothing but the row: the copy is the session.
+    fn adopt(&mut self, ctx: &Ctx<'_>, copy: &SessionCopy, fx: &mut Effects) -> Option<Vec<frame::Output>> {
+        let id = copy.session;
+        let known = self.state.log.number(id);
+        let s = self.state.session_mut(id)?;
+        s.taken = copy.accepted.max(known);
+        s.accepted = copy.accepted;
+        s.m = copy.m;
+        s.m_acked = copy.m_acked;
+        s.tail = copy.outputs.iter().cloned().collect();
+        s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
+        s.pos = copy.pos;
+        s.soft = copy.soft.clone();
+        s.flushed = true;
+        // Rows up to the last position that are not in the copy were acknowledged.
+        let delivered: Vec<u64> = copy.outputs.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+        let acked: Vec<u64> =
+            self.state.log.owed_to(id).map(|o| o.pos.row).filter(|row| *row <= copy.pos.row && !delivered.contains(row)).collect();
+        for row in acked {
+            self.state.log.settle(row, id);
+        }
+        // An offline row that was on its way to this session is owed to it, not to the next one.
+        for row in delivered {
+            if self.state.log.get(row).is_some_and(|o| o.owed.contains(&OFFLINE)) {
+                self.state.log.owe(row, OFFLINE, id);
+            }
+        }
+        if self.state.session(id).is_some_and(|s| s.soft.presence.is_some()) {
+            self.presence_after_takeover(ctx, id, fx);
+        }
+        Some(Vec::new())
+    }
+
+    /// This owner has the session in memory; the edge may lack outputs that a broken link lost.
+    fn rejoin(&mut self, copy: &SessionCopy) -> Option<Vec<frame::Output>> {
+        let s = self.state.session_mut(copy.session)?;
+        let missing: Vec<_> = s.tail.iter().filter(|o| o.m > copy.m).cloned().collect();
+        // Without XEP-0198 passing outputs are not kept: if one is lost, the stream must end, or the client
+        // would never know that it missed a presence.
+        (missing.len() as u64 == s.m.saturating_sub(copy.m)).then_some(missing)
+    }
+
+    /// Inputs that the old owner may or may not have carried out.
+    fn run_again(&mut self, ctx: &Ctx<'_>, id: SessionId, copy: &SessionCopy, fx: &mut Effects) {
+        let known = self.state.session(id).map_or(0, |s| s.taken);
+        for (n, stanza) in &copy.inputs {
+            if *n > known {
+                self.submit(ctx, id, *n, 2, stanza.clone(), fx);
+            } else {
+                self.repeat(ctx, id, *n, stanza, fx);
+            }
+        }
+        self.tell_outcome(id, fx);
+    }
+
+    /// An input that was taken before its owner died. Messages are in the log; presence is sent again with the state
+    /// of the session; an own IQ is answered (gets and sets of ours can be repeated); someone else's is not forwarded twice.
+    fn repeat(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: &SharedStanza, fx: &mut Effects) {
+        if stanza.kind != Kind::Iq {
+            return;
+        }
+        let to = stanza.to.as_ref();
+        if to.is_none_or(|to| self.state.is_own(to) && to.is_bare() || to.local().is_none()) {
+            self.out_iq(ctx, id, n, stanza.clone(), fx);
+        } else {
+            self.reply_error(ctx, id, stanza, &StanzaError::new(Condition::RemoteServerTimeout), fx);
+        }
+    }
+
+    /// Rows owed to the session that its edge never had.
+    fn deliver_owed(&mut self, ctx: &Ctx<'_>, id: SessionId, after: Pos, fx: &mut Effects) {
+        let in_tail: Vec<u64> =
+            self.state.session(id).map(|s| s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect()).unwrap_or_default();
+        let rows: Vec<_> = self
+            .state
+            .log
+            .owed_to(id)
+            .filter(|o| o.pos.row > after.row && !in_tail.contains(&o.pos.row))
+            .map(|o| (o.pos, o.stanza.clone()))
+            .collect();
+        for (pos, stanza) in rows {
+            self.output(ctx, id, Some(pos), stanza, fx);
+        }
+    }
+
+    /// The stream is gone without a farewell.
+    pub(super) fn detach(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        let Some(secs) = s.resumable().map(|sm| sm.resume_secs) else {
+            return self.end_session(ctx, id, None, fx);
+        };
+        s.link = Link::Detached { until: ctx.now.mono + Duration::from_secs(secs.into()) };
+        let until = Timestamp(ctx.now.wall.0 + u64::from(secs) * 1_000);
+        self.write_session(id, Some(until), fx);
+    }
+
+    /// The session is over: its contacts see it go, what it is owed goes to others.
+    pub(super) fn end_session(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) {
+        let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return };
+        if self.state.sessions[at].soft.presence.is_some() || !self.state.sessions[at].soft.directed.is_empty() {
+            self.unavailable(ctx, id, None, fx);
+        }
+        let s = self.state.sessions.remove(at);
+        if let (Some(conn), Some(reason)) = (s.conn(), reason) {
+            fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
+        }
+        self.requests.retain(|(session, ..)| *session != id);
+        self.state.log.forget_number(id);
+        fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
+        self.reroute(ctx, id, fx);
+    }
+
+    /// Remove the account: by the administrator, or by its owner (XEP-0077 §3.2).
+    pub(super) fn remove(&mut self, ctx: &Ctx<'_>, answer: Option<(ConnId, ReqId)>, fx: &mut Effects) {
+        let result = if self.state.exists() { Ok(()) } else { Err(AccountError::NotFound) };
+        if result.is_ok() {
+            self.cancel_subscriptions(ctx, fx);
+            let ids: Vec<SessionId> = self.state.sessions.iter().map(|s| s.id).collect();
+            for id in ids {
+                self.end_session(ctx, id, Some(EndReason::NotAuthorized), fx);
+            }
+            self.erase(ctx, fx);
+        }
+        if let Some((conn, req)) = answer {
+            fx.push(Effect::Edge(conn, ShardMsg::AccountDone { req, result }));
+        }
+    }
+
+    /// For sessions of a new owner that wait for their edges.
+    pub(crate) fn add_session(&mut self, session: Session) {
+        self.state.sessions.push(session);
+    }
+
+    /// The full JID of one of our sessions.
+    pub(super) fn session_jid(&self, id: SessionId) -> Option<FullJid> {
+        self.state.session(id).map(|s| s.jid.clone())
+    }
+}

@@ -1,0 +1,490 @@
+//! An account: the owner of a bare JID with a localpart.
+//!
+//! A state machine without I/O: `handle_*` takes one input, time comes with it, [`Effects`] go out. Start with
+//! [`Account::handle_edge`] (what a connection asks), [`Account::handle_peer`] (what another entity sends) and
+//! [`crate::load`] (how it wakes). The parts: `login` (sessions come, move and go), `outbound` and `inbound`
+//! (messages), `presence`, `iq`.
+
+mod inbound;
+mod iq;
+mod login;
+mod outbound;
+mod presence;
+
+use crate::effect::{Effect, Effects, ReadId};
+use crate::log::CHECKPOINT_EVERY;
+use crate::module::{Ctx, IqHandler, LogScan};
+use crate::outbox::{Key, Outbox};
+use crate::row::OFFLINE;
+use crate::seal::Seals;
+use crate::session::{HELD_MAX, Link, SessionRow};
+use crate::state::{State, cell};
+use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza};
+use stanza::{Condition, Stanza, StanzaError};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use types::limit::FORWARD_GIVE_UP;
+use types::{BareJid, Batch, Collection, ConnId, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
+
+/// A checkpoint is written no later than this after the first change that it would record.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
+/// IQ requests to others that one account keeps in mind, so as to answer them if the other owner dies.
+const REQUESTS_MAX: usize = 256;
+/// Rows of one page when an account is removed.
+const PURGE_ROWS: usize = 500;
+
+/// See the module.
+pub struct Account {
+    /// What modules see.
+    pub state: State,
+    outbox: Outbox,
+    seals: Seals,
+    next_session: u32,
+    next_own: u32,
+    next_cell: u64,
+    next_read: ReadId,
+    reads: BTreeMap<ReadId, PendingRead>,
+    /// IQ requests of own sessions that another entity has not answered: (session, to, id).
+    requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
+    live: bool,
+    checkpoint_at: Instant,
+    give_up_at: Instant,
+    failures: u32,
+    failures_since: Instant,
+    /// Sessions whose tail reached its bound during this input.
+    overfull: Vec<SessionId>,
+    used_at: Instant,
+}
+
+enum PendingRead {
+    Iq { iq: SharedStanza, handler: &'static IqHandler, session: Option<SessionId>, scan: LogScan, data: Box<dyn Any + Send> },
+    Purge { first: u64 },
+}
+
+impl Account {
+    /// An account of this state, as loaded; obligations follow from [`Account::wake`].
+    pub(crate) fn assemble(state: State, seals: Seals, live: bool) -> Account {
+        Account {
+            state,
+            outbox: Outbox::default(),
+            seals,
+            next_session: 0,
+            next_own: 0,
+            next_cell: 0,
+            next_read: 0,
+            reads: BTreeMap::new(),
+            requests: Vec::new(),
+            live,
+            checkpoint_at: Instant::NEVER,
+            give_up_at: Instant::NEVER,
+            failures: 0,
+            failures_since: Instant(0),
+            overfull: Vec::new(),
+            used_at: Instant(0),
+        }
+    }
+
+    /// A message of a connection.
+    pub fn handle_edge(&mut self, ctx: &Ctx<'_>, conn: ConnId, msg: EdgeMsg, fx: &mut Effects) {
+        match msg {
+            EdgeMsg::Credentials { req } => self.credentials(ctx, conn, req, fx),
+            EdgeMsg::LoginEnded { ok } => self.login_ended(ctx, ok),
+            EdgeMsg::Create { req, credentials } => self.create(ctx, conn, req, credentials, fx),
+            EdgeMsg::SetCredentials { req, credentials } => self.set_credentials(conn, req, credentials, fx),
+            EdgeMsg::Remove { req } => self.remove(ctx, Some((conn, req)), fx),
+            EdgeMsg::Bind { req, resource, random } => self.bind(ctx, conn, req, resource, random, fx),
+            EdgeMsg::Enable { req, session, attach, resume_secs, random } => {
+                if self.check(conn, session, attach, fx) {
+                    self.enable(ctx, conn, req, session, resume_secs, random, fx);
+                }
+            }
+            EdgeMsg::Resume { req, previd, h } => self.resume(ctx, conn, req, &previd, h, fx),
+            EdgeMsg::Reattach { req, copy } => self.reattach(ctx, conn, req, *copy, fx),
+            EdgeMsg::Submit { session, attach, n, attempt, stanza } => {
+                if self.check(conn, session, attach, fx) {
+                    self.submit(ctx, session, n, attempt, stanza, fx);
+                }
+            }
+            EdgeMsg::Acked { session, attach, m } => {
+                if self.check(conn, session, attach, fx) {
+                    self.acked(ctx, session, m, fx);
+                }
+            }
+            EdgeMsg::Active { session, attach, active } => {
+                if self.check(conn, session, attach, fx) {
+                    self.set_active(session, active, fx);
+                }
+            }
+            EdgeMsg::Ask { session, attach } => {
+                if self.check(conn, session, attach, fx) {
+                    self.tell_outcome(session, fx);
+                }
+            }
+            EdgeMsg::Detach { session, attach } => {
+                if self.is_current(conn, session, attach) {
+                    self.detach(ctx, session, fx);
+                }
+            }
+            EdgeMsg::Close { session, attach } => {
+                if self.is_current(conn, session, attach) {
+                    self.end_session(ctx, session, None, fx);
+                }
+            }
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// A message of another entity.
+    pub fn handle_peer(&mut self, ctx: &Ctx<'_>, peer: Peer, fx: &mut Effects) {
+        match peer.body {
+            PeerMsg::Forward { origin, prev, durable, stanza, .. } => {
+                self.take_forward(ctx, peer.from, origin, prev, durable, stanza, fx);
+            }
+            PeerMsg::Confirm { origin } => self.confirmed(ctx, &peer.from, origin, fx),
+            PeerMsg::Refuse { origin } => self.outbox.refuse(&peer.from, origin, ctx.now.mono),
+            PeerMsg::State { stanza } => self.in_presence(ctx, stanza, fx),
+            PeerMsg::Request { stanza } => self.in_request(ctx, &peer.from, stanza, fx),
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// Time has passed.
+    pub fn handle_timer(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        let now = ctx.now.mono;
+        for to in self.outbox.due(now) {
+            self.send_forwards(ctx, &to, fx);
+        }
+        let over: Vec<SessionId> = self
+            .state
+            .sessions
+            .iter()
+            .filter(|s| matches!(s.link, Link::Detached { until } | Link::Attaching { until } if until <= now))
+            .map(|s| s.id)
+            .collect();
+        for id in over {
+            self.end_session(ctx, id, None, fx);
+        }
+        if self.give_up_at <= now {
+            self.give_up(ctx, fx);
+        }
+        if self.checkpoint_at <= now {
+            self.checkpoint(ctx, fx);
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// Other shards have a new owner or a new link: whoever lives there gets again what it has not confirmed, and the
+    /// newest presence.
+    pub fn handle_renewed(&mut self, ctx: &Ctx<'_>, shard_of: &dyn Fn(&BareJid) -> ShardId, shard: ShardId, fx: &mut Effects) {
+        for to in self.outbox.renew(|to| shard_of(to) == shard) {
+            self.send_forwards(ctx, &to, fx);
+        }
+        self.presence_again(ctx, &|jid: &BareJid| shard_of(jid) == shard, fx);
+        let lost: Vec<_> = {
+            let (lost, kept) = std::mem::take(&mut self.requests).into_iter().partition(|(_, to, _)| shard_of(&to.to_bare()) == shard);
+            self.requests = kept;
+            lost
+        };
+        for (session, to, id) in lost {
+            self.iq_lost(session, to, id, fx);
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// The plane of these connections is gone without a farewell.
+    pub fn handle_conns_lost(&mut self, ctx: &Ctx<'_>, lost: &dyn Fn(ConnId) -> bool, fx: &mut Effects) {
+        let ids: Vec<SessionId> = self.state.sessions.iter().filter(|s| s.conn().is_some_and(lost)).map(|s| s.id).collect();
+        for id in ids {
+            self.detach(ctx, id, fx);
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// When [`Account::handle_timer`] wants to be called.
+    pub fn next_wake(&self) -> Instant {
+        let sessions = self.state.sessions.iter().map(|s| match s.link {
+            Link::Detached { until } | Link::Attaching { until } => until,
+            Link::Attached(_) => Instant::NEVER,
+        });
+        sessions.chain([self.outbox.next_wake(), self.checkpoint_at, self.give_up_at]).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// It may be forgotten: it owes nothing and everything that it knows is in the store.
+    pub fn may_sleep(&self, now: Instant, idle: Duration) -> bool {
+        self.state.sessions.is_empty()
+            && self.outbox.is_empty()
+            && self.reads.is_empty()
+            && self.state.log.dirty() == 0
+            && now.since(self.used_at) >= idle
+    }
+
+    /// Unconfirmed forwards (for checkers and metrics).
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The input is done: tell edges what to keep, end what reached a bound, write what is due.
+    fn finish(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        self.used_at = ctx.now.mono;
+        while let Some(id) = self.overfull.pop() {
+            self.end_session(ctx, id, Some(EndReason::ResourceConstraint), fx);
+        }
+        for s in &mut self.state.sessions {
+            if std::mem::take(&mut s.soft_changed)
+                && let Some(conn) = s.conn()
+            {
+                let keep = ShardMsg::Keep { session: s.id, attach: s.attach, soft: s.soft.clone() };
+                fx.push(Effect::Edge(conn, keep));
+            }
+        }
+        if self.state.log.dirty() >= CHECKPOINT_EVERY {
+            self.checkpoint(ctx, fx);
+        } else if self.state.log.dirty() > 0 && self.checkpoint_at == Instant::NEVER {
+            self.checkpoint_at = ctx.now.mono + CHECKPOINT_WITHIN;
+        }
+        if self.outbox.is_empty() {
+            self.give_up_at = Instant::NEVER;
+        } else if self.give_up_at == Instant::NEVER {
+            self.give_up_at = ctx.now.mono + FORWARD_GIVE_UP;
+        }
+        if self.live && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
+            self.live = false;
+            fx.push(Effect::NotLive);
+        }
+    }
+
+    fn checkpoint(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        self.checkpoint_at = Instant::NEVER;
+        if self.state.log.dirty() == 0 {
+            return;
+        }
+        let State { jid, partition, log, .. } = &mut self.state;
+        log.checkpoint(jid, partition, cell::CHECKPOINT, ctx.now.wall, fx);
+    }
+
+    /// A new owner found obligations: they were marked before they arose.
+    pub(crate) fn still_live(&mut self, fx: &mut Effects) {
+        self.mark_live(fx);
+    }
+
+    /// At load: a forward that the last owner left, in its place.
+    pub(crate) fn push_forward(&mut self, to: BareJid, pending: crate::outbox::Pending) {
+        self.outbox.push(to, pending);
+    }
+
+    /// At load: forward again from the first unconfirmed, before anything new.
+    pub(crate) fn resume_forwards(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        let all: Vec<BareJid> = self.outbox.recipients().cloned().collect();
+        for to in all {
+            self.send_forwards(ctx, &to, fx);
+        }
+        self.finish(ctx, fx);
+    }
+
+    /// Before an obligation arises.
+    fn mark_live(&mut self, fx: &mut Effects) {
+        if !self.live {
+            self.live = true;
+            fx.push(Effect::Live);
+        }
+    }
+
+    /// Does this frame come from the connection that has the session now? If not, it is told what to do.
+    fn check(&mut self, conn: ConnId, session: SessionId, attach: types::Attach, fx: &mut Effects) -> bool {
+        match self.state.session(session) {
+            Some(s) if s.attach == attach && s.link == Link::Attached(conn) => true,
+            // Detached while the edge still lives ◊: it must re-attach.
+            Some(s) if s.attach == attach && s.conn().is_none() => {
+                fx.push(Effect::Edge(conn, ShardMsg::Again { session }));
+                false
+            }
+            _ => {
+                let ended = ShardMsg::Ended { session, attach, reason: EndReason::Conflict };
+                fx.push(Effect::Edge(conn, ended));
+                false
+            }
+        }
+    }
+
+    fn is_current(&self, conn: ConnId, session: SessionId, attach: types::Attach) -> bool {
+        self.state.session(session).is_some_and(|s| s.attach == attach && s.link == Link::Attached(conn))
+    }
+
+    /// One output for one session, numbered; CSI may hold it back (XEP-0352).
+    fn output(&mut self, ctx: &Ctx<'_>, id: SessionId, pos: Option<Pos>, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        if s.soft.inactive {
+            if pos.is_none() && ctx.pipeline.may_hold(&stanza) {
+                let key = stanza.from.clone().unwrap_or_else(|| s.jid.to_jid());
+                s.held.insert(key, stanza);
+                if s.held.len() <= HELD_MAX {
+                    return;
+                }
+                self.release_held(id, fx);
+                return;
+            }
+            self.release_held(id, fx);
+        }
+        self.send(id, pos, stanza, fx);
+    }
+
+    fn release_held(&mut self, id: SessionId, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        for stanza in std::mem::take(&mut s.held).into_values() {
+            self.send(id, None, stanza, fx);
+        }
+    }
+
+    fn send(&mut self, id: SessionId, pos: Option<Pos>, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        let output = s.output(pos, stanza);
+        if let Some(conn) = s.conn() {
+            fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach: s.attach, output }));
+        }
+        if s.tail_full() && !self.overfull.contains(&id) {
+            self.overfull.push(id);
+        }
+    }
+
+    /// The answer to a stanza of one of our sessions that ends here.
+    fn reply_error(&mut self, ctx: &Ctx<'_>, session: SessionId, stanza: &Stanza, error: &StanzaError, fx: &mut Effects) {
+        let Some(mut reply) = error.reply_to(stanza) else { return };
+        if let Some(s) = self.state.session(session) {
+            reply.to = Some(s.jid.to_jid());
+        }
+        self.output(ctx, session, None, Arc::new(reply), fx);
+    }
+
+    fn set_active(&mut self, id: SessionId, active: bool, fx: &mut Effects) {
+        if let Some(s) = self.state.session_mut(id)
+            && s.soft.inactive == active
+        {
+            s.soft_mut().inactive = !active;
+        }
+        if active {
+            self.release_held(id, fx);
+        }
+    }
+
+    fn acked(&mut self, ctx: &Ctx<'_>, id: SessionId, m: u64, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        match s.acked(m) {
+            Some(rows) => {
+                for row in rows {
+                    self.state.log.settle(row, id);
+                }
+                self.flush_offline(ctx, id, fx);
+            }
+            None => self.end_session(ctx, id, Some(EndReason::PolicyViolation), fx),
+        }
+    }
+
+    /// Write the session row: attached, or with everything that nobody else holds.
+    fn write_session(&self, id: SessionId, detached_until: Option<Timestamp>, fx: &mut Effects) {
+        let Some(s) = self.state.session(id) else { return };
+        let row = match detached_until {
+            None => SessionRow::attached(s),
+            Some(until) => SessionRow::detached(s, until),
+        };
+        fx.put(&self.state.partition, SessionRow::key(id), row.encode());
+    }
+
+    /// Put a durable stanza on its way to another entity; its row or cell is written already.
+    fn forward(&mut self, ctx: &Ctx<'_>, to: &BareJid, origin: Origin, key: Key, stanza: SharedStanza, fx: &mut Effects) {
+        let since = ctx.now.wall;
+        self.outbox.push(to.clone(), crate::outbox::Pending { origin, key, stanza, since });
+        self.send_forwards(ctx, to, fx);
+    }
+
+    fn send_forwards(&mut self, ctx: &Ctx<'_>, to: &BareJid, fx: &mut Effects) {
+        for frame in self.outbox.send(to, ctx.now.mono) {
+            fx.push(Effect::Peer(to.clone(), frame));
+        }
+    }
+
+    fn confirmed(&mut self, ctx: &Ctx<'_>, from: &BareJid, origin: Origin, fx: &mut Effects) {
+        for done in self.outbox.confirm(from, origin) {
+            self.settle_forward(&done, fx);
+        }
+        self.send_forwards(ctx, from, fx);
+    }
+
+    fn settle_forward(&mut self, done: &crate::outbox::Pending, fx: &mut Effects) {
+        match done.key {
+            Key::Row(pos) => self.state.log.confirmed(pos.row),
+            Key::Cell(number) => fx.delete(&self.state.partition, owed_key(number)),
+            Key::Memory => {
+                if let Some(s) = self.state.session_mut(done.origin.session) {
+                    s.relayed.retain(|n| *n != done.origin.n);
+                    self.tell_outcome(done.origin.session, fx);
+                }
+            }
+        }
+    }
+
+    /// Inputs are accepted up to the last one taken, or to the one before the first that waits for its next hop.
+    fn tell_outcome(&mut self, id: SessionId, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        s.accepted = s.relayed.front().map_or(s.taken, |n| n - 1).max(s.accepted);
+        if let Some(conn) = s.conn() {
+            fx.push(Effect::Edge(conn, ShardMsg::Outcome { session: id, attach: s.attach, accepted: s.accepted }));
+        }
+    }
+
+    /// 24 hours without a next hop: the sender gets an error if it is still there.
+    fn give_up(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        self.give_up_at = ctx.now.mono + Duration::from_secs(600);
+        let window = u64::try_from(FORWARD_GIVE_UP.as_millis()).unwrap_or(u64::MAX);
+        for (_, pending) in self.outbox.give_up(Timestamp(ctx.now.wall.0.saturating_sub(window))) {
+            self.settle_forward(&pending, fx);
+            self.reply_error(ctx, pending.origin.session, &pending.stanza, &StanzaError::new(Condition::RemoteServerTimeout), fx);
+        }
+    }
+
+    /// A name for a forward that no session sent.
+    fn own_origin(&mut self) -> Origin {
+        self.next_own += 1;
+        let n = u64::from(self.state.epoch.0) << 32 | u64::from(self.next_own);
+        Origin { session: SessionId::ACCOUNT, n, k: 0 }
+    }
+
+    /// A forward that rests on the account's state is a cell, written in the batch of that state.
+    fn owed_cell(&mut self, ctx: &Ctx<'_>, to: &BareJid, origin: Origin, stanza: &SharedStanza, fx: &mut Effects) -> Key {
+        self.next_cell += 1;
+        let number = u64::from(self.state.epoch.0) << 32 | self.next_cell;
+        let mut w = crate::codec::Writer::new(1);
+        w.u64(self.state.log.last()).str(to.as_str()).origin(origin).u64(ctx.now.wall.0).bytes(&stanza.to_bytes());
+        fx.put(&self.state.partition, owed_key(number), w.finish());
+        Key::Cell(number)
+    }
+
+    fn index(&self, ctx: &Ctx<'_>, op: fn(bytes::Bytes) -> Op, fx: &mut Effects) {
+        let key = bytes::Bytes::copy_from_slice(self.state.jid.as_str().as_bytes());
+        let partition = Partition { collection: Collection::Index, key: ctx.shard.0.to_be_bytes().to_vec().into() };
+        fx.push(Effect::Write(Batch { partition, ops: vec![op(key)] }));
+    }
+
+    /// Rows owed to a session that is gone go to the best other session, or wait (XEP-0160).
+    fn reroute(&mut self, ctx: &Ctx<'_>, gone: SessionId, fx: &mut Effects) {
+        let rows: Vec<_> = self.state.log.owed_to(gone).map(|o| (o.pos, o.owed.len() > 1)).collect();
+        for (pos, others) in rows {
+            if others {
+                self.state.log.settle(pos.row, gone);
+            } else {
+                self.state.log.owe(pos.row, gone, OFFLINE);
+            }
+        }
+        if let Some(next) = self.state.route_bare(false).first().copied() {
+            self.flush_offline(ctx, next, fx);
+        }
+    }
+}
+
+/// The key of an owed cell: numbers sort in the order of writing.
+pub(crate) fn owed_key(number: u64) -> bytes::Bytes {
+    let mut key = cell::OWED.to_vec();
+    key.extend_from_slice(&number.to_be_bytes());
+    key.into()
+}

@@ -1,0 +1,137 @@
+//! Stanzas of the account's own sessions on their way out.
+
+use super::Account;
+use crate::effect::{Effect, Effects};
+use crate::module::{Ctx, Flow, Point, Work};
+use crate::outbox::Key;
+use crate::row::{Owed, Row};
+use frame::{PeerMsg, SharedStanza};
+use smallvec::SmallVec;
+use stanza::{Condition, Kind, MessageType, StanzaError};
+use std::sync::Arc;
+use types::limit::OUTBOX_ROWS_MAX;
+use types::{BareJid, Origin, SessionId};
+
+impl Account {
+    /// The session's `n`-th stanza.
+    pub(super) fn submit(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
+        if n <= s.taken {
+            // A repeat: the outcome was lost.
+            return self.tell_outcome(id, fx);
+        }
+        if n != s.taken + 1 {
+            let (attach, n) = (s.attach, s.taken + 1);
+            if let Some(conn) = s.conn() {
+                fx.push(Effect::Edge(conn, frame::ShardMsg::Refused { session: id, attach, n }));
+            }
+            return;
+        }
+        s.taken = n;
+        if attempt > 2 {
+            self.reply_error(ctx, id, &stanza, &StanzaError::new(Condition::InternalServerError), fx);
+        } else {
+            match stanza.kind {
+                Kind::Message => self.out_message(ctx, id, n, stanza, fx),
+                Kind::Presence => self.out_presence(ctx, id, n, stanza, fx),
+                Kind::Iq => self.out_iq(ctx, id, n, stanza, fx),
+            }
+        }
+        self.tell_outcome(id, fx);
+    }
+
+    /// A stanza on its way, before any hook has seen it.
+    pub(super) fn work(&self, stanza: SharedStanza, session: Option<SessionId>) -> Work {
+        let type_ = if stanza.kind == Kind::Message { stanza.message_type() } else { MessageType::Normal };
+        let ordinary = matches!(type_, MessageType::Chat | MessageType::Normal);
+        Work {
+            session,
+            targets: SmallVec::new(),
+            copies: Vec::new(),
+            row: self.state.log.last() + 1,
+            archive: false,
+            offline: ordinary,
+            passing: !ordinary,
+            copyable: ordinary,
+            stanza,
+        }
+    }
+
+    fn out_message(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: SharedStanza, fx: &mut Effects) {
+        let original = stanza.clone();
+        if let Err(error) = self.try_message(ctx, id, n, stanza, fx) {
+            self.reply_error(ctx, id, &original, &error, fx);
+        }
+    }
+
+    fn try_message(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, mut stanza: SharedStanza, fx: &mut Effects) -> Result<(), StanzaError> {
+        if stanza.to.is_none() {
+            // RFC 6120 §10.3.1: to the sender's own bare JID.
+            Arc::make_mut(&mut stanza).to = Some(self.state.jid.to_jid());
+        }
+        let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
+        let mut work = self.work(stanza, Some(id));
+        match ctx.pipeline.run(Point::Outbound, ctx, &self.state, &mut work) {
+            Flow::Continue => {}
+            Flow::Drop => return Ok(()),
+            Flow::Refuse(error) => return Err(error),
+        }
+        let durable_sender = self.state.session(id).is_some_and(|s| s.acknowledges());
+        if ctx.low_space && !work.passing {
+            return Err(StanzaError::new(Condition::ResourceConstraint));
+        }
+        for (session, copy) in std::mem::take(&mut work.copies) {
+            self.output(ctx, session, None, copy, fx);
+        }
+        let origin = Origin { session: id, n, k: 0 };
+        if self.state.is_own(&to) {
+            let sender = self.state.jid.clone();
+            return self.in_message(ctx, &sender, origin, durable_sender, work.stanza, fx);
+        }
+        if !ctx.settings.hosts(to.domain()) {
+            return Err(StanzaError::new(Condition::RemoteServerNotFound));
+        }
+        if to.local().is_none() {
+            return Err(StanzaError::new(Condition::ServiceUnavailable));
+        }
+        let next_hop = to.to_bare();
+        if work.passing {
+            fx.push(Effect::Peer(next_hop, PeerMsg::Request { stanza: work.stanza }));
+            return Ok(());
+        }
+        if self.outbox.len() >= OUTBOX_ROWS_MAX {
+            return Err(StanzaError::new(Condition::ResourceConstraint));
+        }
+        let key = if work.archive || durable_sender {
+            self.mark_live(fx);
+            let row = Row {
+                at: ctx.now.wall,
+                sender: self.state.jid.clone(),
+                origin,
+                target: Some(to),
+                archived: work.archive,
+                owed: Owed::new(),
+                stanza: work.stanza.clone(),
+            };
+            Key::Row(self.state.log.append(&self.state.jid, self.state.epoch, row, fx))
+        } else {
+            if let Some(s) = self.state.session_mut(id) {
+                s.relayed.push_back(n);
+            }
+            Key::Memory
+        };
+        self.forward(ctx, &next_hop, origin, key, work.stanza, fx);
+        Ok(())
+    }
+
+    /// May a stanza that is no message leave for (or come from) this address? Guards only.
+    pub(super) fn guarded(&self, ctx: &Ctx<'_>, point: Point, stanza: &SharedStanza, session: Option<SessionId>) -> Flow {
+        let mut work = self.work(stanza.clone(), session);
+        ctx.pipeline.guard(point, ctx, &self.state, &mut work)
+    }
+
+    /// Can this address be reached at all, from here?
+    pub(super) fn reachable(ctx: &Ctx<'_>, to: &BareJid) -> Result<(), StanzaError> {
+        if ctx.settings.hosts(to.domain()) { Ok(()) } else { Err(StanzaError::new(Condition::RemoteServerNotFound)) }
+    }
+}

@@ -1,0 +1,409 @@
+//! Presence of the account's sessions and of its contacts (RFC 6121 §3, §4).
+
+use super::Account;
+use crate::effect::{Effect, Effects};
+use crate::module::{Ctx, Flow, Point};
+use crate::roster::Limits;
+use crate::subscription::{Disclosure, Kind};
+use bytes::{Bytes, BytesMut};
+use frame::{PeerMsg, SharedStanza};
+use stanza::{Condition, IqType, PresenceType, Stanza, StanzaError};
+use std::sync::Arc;
+use types::limit::DIRECTED_PRESENCE_MAX;
+use types::{BareJid, Jid, Origin, SessionId};
+use xml::Element;
+
+impl Account {
+    /// A presence stanza of one of our sessions.
+    pub(super) fn out_presence(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: SharedStanza, fx: &mut Effects) {
+        let original = stanza.clone();
+        let result = match (stanza.presence_type(), stanza.to.clone()) {
+            (None, None) => self.available(ctx, id, stanza, fx),
+            (Some(PresenceType::Unavailable), None) => {
+                self.unavailable(ctx, id, Some(stanza), fx);
+                Ok(())
+            }
+            (None | Some(PresenceType::Unavailable), Some(to)) => self.directed(ctx, id, to, stanza, fx),
+            (Some(PresenceType::Probe), _) => Ok(()), // §4.3: probes are the server's business.
+            (Some(PresenceType::Error), Some(to)) => {
+                self.state_to(ctx, &to.to_bare(), stanza, fx);
+                Ok(())
+            }
+            (Some(PresenceType::Error), None) => Ok(()),
+            (Some(PresenceType::Unknown), _) => Err(StanzaError::new(Condition::BadRequest)),
+            (Some(_), None) => Err(StanzaError::new(Condition::BadRequest)),
+            (Some(type_), Some(to)) => self.out_subscription(ctx, id, n, type_, &to, &stanza, fx),
+        };
+        if let Err(error) = result {
+            self.reply_error(ctx, id, &original, &error, fx);
+        }
+    }
+
+    /// §4.2, §4.4: broadcast. The stanza goes out without `to`; each recipient's account adds its own.
+    fn available(&mut self, ctx: &Ctx<'_>, id: SessionId, stanza: SharedStanza, fx: &mut Effects) -> Result<(), StanzaError> {
+        if let Some(p) = stanza.child("priority", types::ns::CLIENT)
+            && p.text().trim().parse::<i8>().is_err()
+        {
+            return Err(StanzaError::new(Condition::BadRequest)); // §4.7.2.3: an integer between -128 and +127.
+        }
+        let Some(s) = self.state.session_mut(id) else { return Ok(()) };
+        let initial = s.soft.presence.is_none();
+        s.soft_mut().presence = Some(stanza.clone());
+        self.to_subscribers(ctx, &stanza, &|_| true, fx);
+        self.to_own(ctx, &stanza, None, fx);
+        if initial {
+            self.first_presence(ctx, id, fx);
+        }
+        self.flush_offline(ctx, id, fx);
+        Ok(())
+    }
+
+    /// §4.2.2: what a session gets when it becomes available.
+    fn first_presence(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let others: Vec<SharedStanza> = self.state.available().filter(|s| s.id != id).filter_map(|s| s.soft.presence.clone()).collect();
+        let own = self.state.jid.to_jid();
+        for p in others {
+            self.output(ctx, id, None, addressed(p, &own), fx);
+        }
+        self.probe(ctx, &|_| true, fx);
+        // §3.1.3 rule 4: requests that nobody has answered yet.
+        let waiting: Vec<_> = self.state.roster.pending_in().map(|(jid, children)| request(jid, children)).collect();
+        for mut request in waiting {
+            request.to = Some(own.clone());
+            self.output(ctx, id, None, Arc::new(request), fx);
+        }
+    }
+
+    /// §4.3: ask our contacts how they are, on behalf of the account.
+    fn probe(&mut self, ctx: &Ctx<'_>, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+        let contacts: Vec<BareJid> = self.state.roster.subscriptions().filter(|j| concerns(j)).cloned().collect();
+        if contacts.is_empty() {
+            return;
+        }
+        let probe = Arc::new(Stanza::presence(Some(PresenceType::Probe)).with_from(self.state.jid.clone()));
+        for to in contacts {
+            self.state_to(ctx, &to, probe.clone(), fx);
+        }
+    }
+
+    /// §4.5: the session is not available any more; whoever saw it hears of it.
+    pub(super) fn unavailable(&mut self, ctx: &Ctx<'_>, id: SessionId, stanza: Option<SharedStanza>, fx: &mut Effects) {
+        let Some(jid) = self.session_jid(id) else { return };
+        let stanza = stanza.unwrap_or_else(|| Arc::new(Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid)));
+        let Some(s) = self.state.session_mut(id) else { return };
+        let was_available = s.soft.presence.is_some();
+        if !was_available && s.soft.directed.is_empty() {
+            return;
+        }
+        let soft = s.soft_mut();
+        soft.presence = None;
+        let directed = std::mem::take(&mut soft.directed);
+        if was_available {
+            self.to_subscribers(ctx, &stanza, &|_| true, fx);
+            self.to_own(ctx, &stanza, Some(id), fx);
+        }
+        for to in directed {
+            // §4.6.3: and those that it sent directed presence.
+            let bare = to.to_bare();
+            if !(was_available && self.state.roster.is_subscriber(&bare)) {
+                self.state_to(ctx, &bare, addressed(stanza.clone(), &to), fx);
+            }
+        }
+    }
+
+    fn to_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+        let contacts: Vec<BareJid> = self.state.roster.subscribers().filter(|j| concerns(j)).cloned().collect();
+        for to in contacts {
+            self.state_to(ctx, &to, stanza.clone(), fx);
+        }
+    }
+
+    fn to_own(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, but: Option<SessionId>, fx: &mut Effects) {
+        let own = self.state.jid.to_jid();
+        let ids: Vec<SessionId> = self.state.available().map(|s| s.id).filter(|id| Some(*id) != but).collect();
+        for id in ids {
+            self.output(ctx, id, None, addressed(stanza.clone(), &own), fx);
+        }
+    }
+
+    /// Presence to another account, if guards (a block list) let it pass.
+    fn state_to(&mut self, ctx: &Ctx<'_>, to: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
+        if !ctx.settings.hosts(to.domain()) || to.is_domain() {
+            return;
+        }
+        let seen = if stanza.to.is_some() { stanza.clone() } else { addressed(stanza.clone(), to.as_jid()) };
+        if self.guarded(ctx, Point::Outbound, &seen, None) == Flow::Continue {
+            fx.push(Effect::Peer(to.clone(), PeerMsg::State { stanza }));
+        }
+    }
+
+    /// §4.6: presence for one address.
+    fn directed(&mut self, ctx: &Ctx<'_>, id: SessionId, to: Jid, stanza: SharedStanza, fx: &mut Effects) -> Result<(), StanzaError> {
+        let bare = to.to_bare();
+        Self::reachable(ctx, &bare)?;
+        if let Flow::Refuse(error) = self.guarded(ctx, Point::Outbound, &stanza, Some(id)) {
+            return Err(error);
+        }
+        let Some(s) = self.state.session_mut(id) else { return Ok(()) };
+        if stanza.presence_type().is_none() {
+            if !s.soft.directed.contains(&to) {
+                if s.soft.directed.len() >= DIRECTED_PRESENCE_MAX {
+                    return Err(StanzaError::new(Condition::PolicyViolation));
+                }
+                s.soft_mut().directed.push(to.clone());
+            }
+        } else if s.soft.directed.contains(&to) {
+            s.soft_mut().directed.retain(|j| *j != to);
+        }
+        if self.state.is_own(&to) {
+            self.in_presence(ctx, stanza, fx);
+        } else {
+            self.state_to(ctx, &bare, stanza, fx);
+        }
+        Ok(())
+    }
+
+    /// §3: subscribe, subscribed, unsubscribe, unsubscribed, always from and to bare JIDs.
+    #[expect(clippy::too_many_arguments, reason = "one call site")]
+    fn out_subscription(
+        &mut self,
+        ctx: &Ctx<'_>,
+        id: SessionId,
+        n: u64,
+        type_: PresenceType,
+        to: &Jid,
+        stanza: &Stanza,
+        fx: &mut Effects,
+    ) -> Result<(), StanzaError> {
+        let Some(kind) = kind_of(type_) else { return Err(StanzaError::new(Condition::BadRequest)) };
+        let contact = to.to_bare();
+        Self::reachable(ctx, &contact)?;
+        if ctx.low_space {
+            return Err(StanzaError::new(Condition::ResourceConstraint));
+        }
+        let mut stanza = stanza.clone();
+        stanza.from = Some(self.state.jid.to_jid());
+        stanza.to = Some(contact.to_jid());
+        let stanza = Arc::new(stanza);
+        if let Flow::Refuse(error) = self.guarded(ctx, Point::Outbound, &stanza, Some(id)) {
+            return Err(error);
+        }
+        let change = self.state.roster.outbound(kind, &contact, &Limits::default())?;
+        self.disclose_before(ctx, change.disclosure, &contact, fx);
+        self.mark_live(fx);
+        for op in change.writes {
+            fx.op(&self.state.partition.clone(), op);
+        }
+        if change.route {
+            let origin = Origin { session: id, n, k: 0 };
+            let key = self.owed_cell(ctx, &contact, origin, &stanza, fx);
+            self.forward(ctx, &contact, origin, key, stanza, fx);
+        }
+        self.disclose_after(ctx, change.disclosure, &contact, fx);
+        if let Some(push) = change.push {
+            self.roster_push(ctx, &push, fx);
+        }
+        Ok(())
+    }
+
+    /// A subscription stanza of another account, or of the server on its behalf.
+    pub(super) fn in_subscription(&mut self, ctx: &Ctx<'_>, from: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(kind) = stanza.presence_type().and_then(kind_of) else { return };
+        // A request to nobody, or from somebody blocked, is dropped without a word: it must not tell which it was.
+        if !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
+            return;
+        }
+        let change = self.state.roster.inbound(kind, from, children_of(&stanza), &Limits::default());
+        if change.refused {
+            return;
+        }
+        self.disclose_before(ctx, change.disclosure, from, fx);
+        for op in change.writes {
+            fx.op(&self.state.partition.clone(), op);
+        }
+        if change.deliver {
+            let to_all = kind == Kind::Subscribe;
+            let ids: Vec<SessionId> = self
+                .state
+                .sessions
+                .iter()
+                .filter(|s| if to_all { s.soft.presence.is_some() } else { s.soft.interested })
+                .map(|s| s.id)
+                .collect();
+            for id in ids {
+                self.output(ctx, id, None, stanza.clone(), fx);
+            }
+        }
+        if let Some(reply) = change.auto_reply {
+            self.subscription_reply(ctx, reply, from, fx);
+        }
+        self.disclose_after(ctx, change.disclosure, from, fx);
+        if let Some(push) = change.push {
+            self.roster_push(ctx, &push, fx);
+        }
+        if kind == Kind::Subscribed {
+            // The contact sends its presence by itself (§3.1.5); a probe also finds sessions of a contact who changed
+            // owner in between.
+            self.probe(ctx, &|j| j == from, fx);
+        }
+    }
+
+    /// What the account answers or says by itself, durable: bare JID to bare JID.
+    pub(super) fn subscription_reply(&mut self, ctx: &Ctx<'_>, kind: Kind, to: &BareJid, fx: &mut Effects) {
+        if !ctx.settings.hosts(to.domain()) {
+            return;
+        }
+        self.mark_live(fx);
+        let stanza = Stanza::new(stanza::Kind::Presence, kind.as_str()).with_from(self.state.jid.clone()).with_to(to.clone());
+        let stanza = Arc::new(stanza);
+        let origin = self.own_origin();
+        let key = self.owed_cell(ctx, to, origin, &stanza, fx);
+        self.forward(ctx, to, origin, key, stanza, fx);
+    }
+
+    pub(super) fn disclose_before(&mut self, ctx: &Ctx<'_>, what: Disclosure, to: &BareJid, fx: &mut Effects) {
+        if what == Disclosure::Unavailable {
+            self.hide_from(ctx, to.as_jid(), fx);
+        }
+    }
+
+    fn disclose_after(&mut self, ctx: &Ctx<'_>, what: Disclosure, to: &BareJid, fx: &mut Effects) {
+        if what == Disclosure::Current {
+            self.show_to(ctx, to.as_jid(), fx);
+        }
+    }
+
+    /// The current presence of each available session, for one address.
+    pub(super) fn show_to(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
+        let all: Vec<SharedStanza> = self.state.available().filter_map(|s| s.soft.presence.clone()).collect();
+        for p in all {
+            self.state_to(ctx, &to.to_bare(), addressed(p, to), fx);
+        }
+    }
+
+    /// `unavailable` of each available session, for one address.
+    pub(super) fn hide_from(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
+        let all: Vec<_> = self.state.available().map(|s| s.jid.clone()).collect();
+        for jid in all {
+            let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(to.clone());
+            self.state_to(ctx, &to.to_bare(), Arc::new(p), fx);
+        }
+    }
+
+    /// A roster push to every interested session (RFC 6121 §2.1.6).
+    pub(super) fn roster_push(&mut self, ctx: &Ctx<'_>, query: &Element, fx: &mut Effects) {
+        let ids: Vec<SessionId> = self.state.sessions.iter().filter(|s| s.soft.interested).map(|s| s.id).collect();
+        for id in ids {
+            self.push_iq(ctx, id, query, fx);
+        }
+    }
+
+    /// An IQ set of the server to one session; the answer is not waited for.
+    pub(super) fn push_iq(&mut self, ctx: &Ctx<'_>, id: SessionId, payload: &Element, fx: &mut Effects) {
+        let Some(s) = self.state.session(id) else { return };
+        // The output's number makes the id unique within the session.
+        let push = Stanza::iq(IqType::Set, &format!("push-{:x}", s.m + 1)).with_to(s.jid.clone()).with_child_element(payload);
+        self.output(ctx, id, None, Arc::new(push), fx);
+    }
+
+    /// Presence of somebody else, or a probe (§4.3.2, §4.4.2, §4.5.3).
+    pub(super) fn in_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(from) = stanza.from.clone() else { return };
+        if !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
+            return;
+        }
+        match stanza.presence_type() {
+            None | Some(PresenceType::Unavailable) => self.deliver_presence(ctx, stanza, fx),
+            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, fx),
+            Some(PresenceType::Error) => {
+                if stanza.to.as_ref().is_some_and(Jid::is_full) {
+                    self.deliver_presence(ctx, stanza, fx);
+                }
+            }
+            Some(_) => self.in_subscription(ctx, &from.to_bare(), stanza, fx),
+        }
+    }
+
+    fn deliver_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, fx: &mut Effects) {
+        let resource = stanza.to.as_ref().and_then(|to| to.resource());
+        let ids: Vec<SessionId> = match resource {
+            Some(r) => self.state.resource(r).map(|s| s.id).into_iter().collect(),
+            None => self.state.available().map(|s| s.id).collect(),
+        };
+        if ids.is_empty() {
+            return;
+        }
+        let stanza = if stanza.to.is_none() { addressed(stanza, self.state.jid.as_jid()) } else { stanza };
+        for id in ids {
+            self.output(ctx, id, None, stanza.clone(), fx);
+        }
+    }
+
+    fn answer_probe(&mut self, ctx: &Ctx<'_>, from: &Jid, fx: &mut Effects) {
+        let bare = from.to_bare();
+        let may_see = self.state.roster.is_subscriber(&bare) || bare == self.state.jid;
+        if !may_see {
+            return; // The same silence as for an account that does not exist.
+        }
+        if self.state.available().next().is_none() {
+            let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(self.state.jid.clone()).with_to(from.clone());
+            return self.state_to(ctx, &bare, Arc::new(p), fx);
+        }
+        self.show_to(ctx, from, fx);
+    }
+
+    /// Another shard has a new owner: it gets our newest presence again, and is asked for that of our contacts.
+    pub(super) fn presence_again(&mut self, ctx: &Ctx<'_>, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+        let all: Vec<SharedStanza> = self.state.available().filter_map(|s| s.soft.presence.clone()).collect();
+        if all.is_empty() {
+            return;
+        }
+        for p in all {
+            self.to_subscribers(ctx, &p, concerns, fx);
+        }
+        self.probe(ctx, concerns, fx);
+    }
+
+    /// This owner is new: contacts get the session's newest presence, the session that of its contacts.
+    pub(super) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let Some(p) = self.state.session(id).and_then(|s| s.soft.presence.clone()) else { return };
+        self.to_subscribers(ctx, &p, &|_| true, fx);
+        self.probe(ctx, &|_| true, fx);
+    }
+}
+
+fn kind_of(type_: PresenceType) -> Option<Kind> {
+    Some(match type_ {
+        PresenceType::Subscribe => Kind::Subscribe,
+        PresenceType::Subscribed => Kind::Subscribed,
+        PresenceType::Unsubscribe => Kind::Unsubscribe,
+        PresenceType::Unsubscribed => Kind::Unsubscribed,
+        _ => return None,
+    })
+}
+
+/// The stanza with another `to`.
+fn addressed(mut stanza: SharedStanza, to: &Jid) -> SharedStanza {
+    Arc::make_mut(&mut stanza).to = Some(to.clone());
+    stanza
+}
+
+fn children_of(stanza: &Stanza) -> Bytes {
+    let mut out = BytesMut::new();
+    for child in &stanza.children {
+        out.extend_from_slice(&child.bytes);
+    }
+    out.freeze()
+}
+
+/// A subscription request as it was kept: its children inside a new envelope.
+fn request(from: &BareJid, children: &Bytes) -> Stanza {
+    let empty = Stanza::presence(Some(PresenceType::Subscribe)).with_from(from.clone());
+    let mut whole = BytesMut::from(&b"<presence type='subscribe'>"[..]);
+    whole.extend_from_slice(children);
+    whole.extend_from_slice(b"</presence>");
+    match Stanza::decode(whole.freeze()) {
+        Ok(parsed) => Stanza { children: parsed.children, ..empty },
+        Err(_) => empty,
+    }
+}

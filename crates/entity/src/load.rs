@@ -1,0 +1,331 @@
+//! How an account wakes: which cells are read, and what is made of them.
+//!
+//! Sans-I/O: [`Loader::next_read`] says what to read, [`Loader::handle_page`] takes it, [`Loader::finish`] makes the
+//! [`Account`] and its first effects. Where batches have no common order, the first of them is the seal: nothing is said
+//! that rests on what was read before that is durable ◊ (everything an entity says waits for what it wrote before).
+
+use crate::account::Account;
+use crate::codec::{Corrupt, Reader};
+use crate::effect::{Effects, Scan};
+use crate::log::{Checkpoint, Log};
+use crate::module::Ctx;
+use crate::outbox::Key;
+use crate::privacy::BlockList;
+use crate::roster::Roster;
+use crate::row::{self, OFFLINE, Row, decode_stanza};
+use crate::seal::{Seal, Seals};
+use crate::session::{Link, Session, SessionRow};
+use crate::state::{State, cell, partition};
+use bytes::Bytes;
+use frame::{Output, Pos, SharedStanza, Soft};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use types::limit::{ATTACHING_MAX, BUCKET_ROWS_MAX};
+use types::{BareJid, Epoch, Origin, SessionId, Timestamp};
+
+/// Cells of one page.
+const PAGE: usize = 1_000;
+
+enum Step {
+    State {
+        from: Bytes,
+    },
+    Seals,
+    /// Rows from here on: those that the checkpoint lists, then all behind it.
+    Rows {
+        next: u64,
+        inside: Option<(u64, u64)>,
+    },
+    Done,
+}
+
+/// See the module.
+pub struct Loader {
+    jid: BareJid,
+    epoch: Epoch,
+    /// Batches have no common order: seals are read and written.
+    sealed: bool,
+    step: Step,
+    cells: BTreeMap<Bytes, Bytes>,
+    seals: Seals,
+    checkpoint: Checkpoint,
+    ranges: Vec<(u64, u64)>,
+    /// Candidates by row: several owners may have written one.
+    rows: BTreeMap<u64, Vec<(Pos, Row)>>,
+    /// Behind the checkpoint, reading stops at the first bucket without rows.
+    seen_in_bucket: bool,
+}
+
+impl Loader {
+    /// Load `jid` as the owner of `epoch`. `sealed`: the store has no order over all batches.
+    pub fn new(jid: BareJid, epoch: Epoch, sealed: bool) -> Loader {
+        Loader {
+            jid,
+            epoch,
+            sealed,
+            step: Step::State { from: Bytes::new() },
+            cells: BTreeMap::new(),
+            seals: Seals::default(),
+            checkpoint: Checkpoint::default(),
+            ranges: Vec::new(),
+            rows: BTreeMap::new(),
+            seen_in_bucket: false,
+        }
+    }
+
+    /// What to read next; `None`: [`Loader::finish`].
+    pub fn next_read(&self) -> Option<Scan> {
+        let scan = |partition, from, to| Some(Scan { partition, from, to, limit: PAGE, reverse: false });
+        match &self.step {
+            Step::State { from } => scan(partition(&self.jid), from.clone(), None),
+            Step::Seals => scan(row::seals(&self.jid), Bytes::new(), None),
+            Step::Rows { next, inside } => {
+                let bucket_end = (next / BUCKET_ROWS_MAX + 1) * BUCKET_ROWS_MAX;
+                let end = inside.map_or(bucket_end, |(_, last)| bucket_end.min(last + 1));
+                let key = |row| row::cell_key(Pos { row, epoch: Epoch(0) });
+                scan(row::bucket(&self.jid, *next), key(*next), Some(key(end)))
+            }
+            Step::Done => None,
+        }
+    }
+
+    /// The page that was asked for.
+    ///
+    /// # Errors
+    /// A cell does not decode: the account is not loaded, and nothing is guessed.
+    pub fn handle_page(&mut self, cells: Vec<(Bytes, Bytes)>, more: bool) -> Result<(), Corrupt> {
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::State { .. } => {
+                let last = cells.last().map(|(k, _)| k.clone());
+                self.cells.extend(cells);
+                self.step = match last.filter(|_| more) {
+                    Some(last) => Step::State { from: [&last[..], &[0]].concat().into() },
+                    None => self.state_read()?,
+                };
+            }
+            Step::Seals => {
+                for (key, value) in cells {
+                    self.seals.add(Seal::decode(&key, value)?);
+                }
+                self.step = self.next_rows(None);
+            }
+            Step::Rows { next, inside } => {
+                let mut last = next;
+                for (key, value) in cells {
+                    let pos = row::parse_key(&key)?;
+                    last = pos.row;
+                    self.seen_in_bucket = true;
+                    self.rows.entry(pos.row).or_default().push((pos, Row::decode(value)?));
+                }
+                // A row may have cells of several epochs: go on with the same row, its cells are taken once.
+                self.step = if more {
+                    self.rows.remove(&last);
+                    Step::Rows { next: last, inside }
+                } else {
+                    self.next_rows(Some((next, inside)))
+                };
+            }
+            Step::Done => {}
+        }
+        Ok(())
+    }
+
+    fn state_read(&mut self) -> Result<Step, Corrupt> {
+        if let Some(value) = self.cells.remove(cell::CHECKPOINT) {
+            self.checkpoint = Checkpoint::decode(value)?;
+        }
+        self.ranges = self.checkpoint.open.clone();
+        self.ranges.reverse();
+        Ok(if self.sealed { Step::Seals } else { self.next_rows(None) })
+    }
+
+    /// Ranges of the checkpoint first, then everything behind it, bucket by bucket until one has no row.
+    fn next_rows(&mut self, read: Option<(u64, Option<(u64, u64)>)>) -> Step {
+        if let Some((next, inside)) = read {
+            let bucket_end = (next / BUCKET_ROWS_MAX + 1) * BUCKET_ROWS_MAX;
+            match inside {
+                Some((_, last)) if last >= bucket_end => return Step::Rows { next: bucket_end, inside },
+                Some(_) => {}
+                None if std::mem::take(&mut self.seen_in_bucket) => {
+                    return Step::Rows { next: bucket_end, inside: None };
+                }
+                None => return Step::Done,
+            }
+        }
+        match self.ranges.pop() {
+            Some(range) => Step::Rows { next: range.0, inside: Some(range) },
+            None => {
+                // The bucket of the last known row may be full: then the next one is looked at, too.
+                let next = self.checkpoint.last + 1;
+                self.seen_in_bucket = false;
+                Step::Rows { next, inside: None }
+            }
+        }
+    }
+
+    /// The account, and what it owes. `live`: it is marked in the shard's index.
+    ///
+    /// # Errors
+    /// As [`Loader::handle_page`].
+    pub fn finish(mut self, ctx: &Ctx<'_>, live: bool, fx: &mut Effects) -> Result<Account, Corrupt> {
+        let log = self.adopt();
+        if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seals.next_epoch() < self.epoch {
+            let seal = Seal { by: self.epoch, since: self.seals.next_epoch(), last: log.last() };
+            fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
+            self.seals.add(seal);
+        }
+        let cells =
+            |prefix: &'static [u8]| self.cells.iter().filter(move |(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone()));
+        let mut modules = BTreeMap::new();
+        for (key, value) in cells(cell::MODULE) {
+            let name = String::from_utf8(key[cell::MODULE.len()..].to_vec()).map_err(|_| Corrupt("module cell"))?;
+            modules.insert(name, value);
+        }
+        let sessions: Vec<SessionRow> = cells(cell::SESSION).map(|(_, v)| SessionRow::decode(v)).collect::<Result<_, _>>()?;
+        let owed: Vec<OwedCell> = cells(cell::OWED).map(|(k, v)| OwedCell::decode(&k, v)).collect::<Result<_, _>>()?;
+        let credentials = self.cells.get(cell::ACCOUNT).cloned();
+        let roster = Roster::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())))?;
+        let blocks = BlockList::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())));
+        let state = State {
+            partition: partition(&self.jid),
+            jid: self.jid,
+            epoch: self.epoch,
+            credentials,
+            roster,
+            blocks,
+            sessions: Vec::new(),
+            log,
+            cells: modules,
+        };
+        let mut account = Account::assemble(state, self.seals, live);
+        account.wake(ctx, sessions, owed, fx);
+        Ok(account)
+    }
+
+    /// The dense prefix of valid rows, and those open ones that the checkpoint lists.
+    fn adopt(&mut self) -> Log {
+        let last = self.checkpoint.last;
+        let mut log = Log::from_checkpoint(std::mem::take(&mut self.checkpoint));
+        let mut expected = last + 1;
+        for (number, candidates) in std::mem::take(&mut self.rows) {
+            // Of several valid ones the oldest epoch was there first; a younger owner that wrote this number had sealed it.
+            let valid = candidates.into_iter().filter(|(pos, _)| self.seals.valid(*pos)).min_by_key(|(pos, _)| pos.epoch);
+            let Some((pos, row)) = valid else { continue };
+            if number <= last {
+                log.adopt(&self.jid, pos, row, true);
+            } else if number == expected {
+                log.adopt(&self.jid, pos, row, true);
+                expected += 1;
+            } else {
+                break;
+            }
+        }
+        log
+    }
+}
+
+/// A forward that rests on the account's state.
+pub(crate) struct OwedCell {
+    number: u64,
+    after: u64,
+    to: BareJid,
+    origin: Origin,
+    since: Timestamp,
+    stanza: SharedStanza,
+}
+
+impl OwedCell {
+    fn decode(key: &[u8], value: Bytes) -> Result<OwedCell, Corrupt> {
+        let number: [u8; 8] = key[cell::OWED.len()..].try_into().map_err(|_| Corrupt("owed key"))?;
+        let mut r = Reader::new(value, 1)?;
+        let after = r.u64()?;
+        let to = r.bare_jid()?;
+        let origin = r.origin()?;
+        let since = Timestamp(r.u64()?);
+        let stanza = decode_stanza(r.bytes()?)?;
+        r.end()?;
+        Ok(OwedCell { number: u64::from_be_bytes(number), after, to, origin, since, stanza })
+    }
+}
+
+impl Account {
+    /// Take up what the last owner left: sessions, and forwards that no next hop has confirmed.
+    fn wake(&mut self, ctx: &Ctx<'_>, sessions: Vec<SessionRow>, owed: Vec<OwedCell>, fx: &mut Effects) {
+        let known: BTreeSet<SessionId> = sessions.iter().map(|s| s.id).collect();
+        for row in sessions {
+            let session = self.session_of(ctx, row);
+            self.add_session(session);
+        }
+        self.state.sessions.sort_by_key(|s| s.bound_at);
+        // Owed to sessions that have ended: owed to whoever comes next.
+        let gone: Vec<(u64, SessionId)> = self
+            .state
+            .log
+            .open()
+            .flat_map(|o| o.owed.iter().map(|s| (o.pos.row, *s)))
+            .filter(|(_, s)| *s != OFFLINE && !known.contains(s))
+            .collect();
+        for (row, session) in gone {
+            self.state.log.owe(row, session, OFFLINE);
+        }
+        self.outbox_of(owed);
+        if !self.state.sessions.is_empty() || !self.outbox().is_empty() {
+            self.still_live(fx);
+        }
+        self.resume_forwards(ctx, fx);
+    }
+
+    fn outbox_of(&mut self, owed: Vec<OwedCell>) {
+        let rows = self.state.log.open().filter(|o| o.outbox);
+        let mut all: Vec<(u64, u64, BareJid, crate::outbox::Pending)> = rows
+            .filter_map(|o| {
+                let to = o.stanza.to.as_ref()?.to_bare();
+                let pending = crate::outbox::Pending { origin: o.origin, key: Key::Row(o.pos), stanza: o.stanza.clone(), since: o.at };
+                Some((o.pos.row, 0, to, pending))
+            })
+            .collect();
+        all.extend(owed.into_iter().map(|c| {
+            let pending = crate::outbox::Pending { origin: c.origin, key: Key::Cell(c.number), stanza: c.stanza, since: c.since };
+            (c.after, c.number, c.to, pending)
+        }));
+        // The order in which they were taken: a cell behind the row that was the last one then.
+        all.sort_by_key(|(row, cell, ..)| (*row, *cell));
+        for (_, _, to, pending) in all {
+            self.push_forward(to, pending);
+        }
+    }
+
+    fn session_of(&self, ctx: &Ctx<'_>, row: SessionRow) -> Session {
+        let until = ctx.now.mono + ATTACHING_MAX;
+        let mut s = Session::new(row.id, row.jid, row.attach, Link::Attaching { until }, row.bound_at);
+        let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
+        s.soft = Arc::new(Soft { sm: row.sm, ..soft });
+        if let Some(d) = row.detached {
+            let left = Duration::from_millis(d.until.0.saturating_sub(ctx.now.wall.0));
+            s.link = Link::Detached { until: ctx.now.mono + left };
+            // Messages sent after the detach went to the log and count: their inputs were accepted before it.
+            s.taken = d.taken;
+            s.accepted = d.taken;
+            s.m = d.m;
+            s.m_acked = d.m_acked;
+            s.pos = d.pos;
+            s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
+            s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
+            self.append_rows(&mut s);
+        } else {
+            s.taken = self.state.log.number(s.id);
+            s.accepted = s.taken;
+        }
+        s
+    }
+
+    /// Rows that were owed to a detached session after its row was written.
+    fn append_rows(&self, s: &mut Session) {
+        let after = s.pos.row;
+        let rows: Vec<_> = self.state.log.owed_to(s.id).filter(|o| o.pos.row > after).map(|o| (o.pos, o.stanza.clone())).collect();
+        for (pos, stanza) in rows {
+            s.output(Some(pos), stanza);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! An account's log in memory: its end, the rows that are not settled, and the origins that it knows repeats by.
+//!
+//! A row is *settled* when it is owed to nobody and, if it is a forward, the next hop has confirmed it. A settled row
+//! stays if it is archived; otherwise it is dropped, after a checkpoint that knows its origin is durable ◊.
+//! The checkpoint is one cell of the account; everything in it follows from rows and is rebuilt by reading those since.
+
+use crate::codec::{Corrupt, Reader, Writer};
+use crate::effect::Effects;
+use crate::row::{self, OFFLINE, Owed, Row};
+use bytes::Bytes;
+use frame::{Pos, SharedStanza};
+use std::collections::BTreeMap;
+use types::limit::ORIGIN_FORGET;
+use types::{BareJid, Epoch, Op, Origin, Partition, SessionId, Timestamp};
+
+/// Changes after which the checkpoint is written without waiting for the timer.
+pub const CHECKPOINT_EVERY: u32 = 256;
+/// Sending sessions whose highest origin one account remembers; beyond that the oldest is forgotten.
+pub const ORIGINS_MAX: usize = 16_384;
+
+/// A row that is not settled.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Where it lies.
+    pub pos: Pos,
+    /// It stays when it is settled.
+    pub archived: bool,
+    /// To whom it is owed.
+    pub owed: Owed,
+    /// The next hop has not confirmed it.
+    pub outbox: bool,
+    /// Its name as a forward.
+    pub origin: Origin,
+    /// When it was taken.
+    pub at: Timestamp,
+    /// The message.
+    pub stanza: SharedStanza,
+}
+
+/// The highest origin seen of one sending session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    n: u64,
+    k: u32,
+    at: Timestamp,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Log {
+    last: u64,
+    last_at: Timestamp,
+    open: BTreeMap<u64, Open>,
+    offline: usize,
+    origins: BTreeMap<BareJid, BTreeMap<SessionId, Seen>>,
+    origins_len: usize,
+    /// The highest input of each own session that is in a row (for `<failed h/>`).
+    numbers: BTreeMap<SessionId, u64>,
+    drops: Vec<Pos>,
+    dirty: u32,
+}
+
+/// What a checkpoint says, before the rows behind it are read.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Rows up to here are settled unless they are in `open`.
+    pub last: u64,
+    /// Stamp of the last row.
+    pub last_at: Timestamp,
+    /// Rows up to `last` that are not settled, as ranges (first, last).
+    pub open: Vec<(u64, u64)>,
+    origins: Vec<(BareJid, SessionId, Seen)>,
+    numbers: Vec<(SessionId, u64)>,
+}
+
+const VERSION: u8 = 1;
+
+impl Checkpoint {
+    /// Reverses [`Log::checkpoint`].
+    pub fn decode(value: Bytes) -> Result<Checkpoint, Corrupt> {
+        let mut r = Reader::new(value, VERSION)?;
+        let mut c = Checkpoint { last: r.u64()?, last_at: Timestamp(r.u64()?), ..Checkpoint::default() };
+        for _ in 0..r.count()? {
+            let first = r.u64()?;
+            c.open.push((first, first.saturating_add(r.u64()?)));
+        }
+        for _ in 0..r.count()? {
+            let sender = r.bare_jid()?;
+            let o = r.origin()?;
+            c.origins.push((sender, o.session, Seen { n: o.n, k: o.k, at: Timestamp(r.u64()?) }));
+        }
+        for _ in 0..r.count()? {
+            c.numbers.push((r.session()?, r.u64()?));
+        }
+        r.end()?;
+        Ok(c)
+    }
+}
+
+impl Log {
+    /// The log as the checkpoint tells it; rows follow by [`Log::adopt`].
+    pub fn from_checkpoint(c: Checkpoint) -> Log {
+        let mut log = Log { last: c.last, last_at: c.last_at, ..Log::default() };
+        for (sender, session, seen) in c.origins {
+            log.see(&sender, Origin { session, n: seen.n, k: seen.k }, seen.at);
+        }
+        log.numbers = c.numbers.into_iter().collect();
+        log.dirty = 0;
+        log
+    }
+
+    /// A row read at load. `open`: the checkpoint lists it, or it lies behind the checkpoint.
+    pub fn adopt(&mut self, account: &BareJid, pos: Pos, row: Row, open: bool) {
+        if pos.row > self.last {
+            self.last = pos.row;
+            self.last_at = self.last_at.max(row.at);
+            self.dirty += 1;
+        }
+        self.note(account, &row);
+        if open {
+            self.insert(pos, row);
+        }
+    }
+
+    fn note(&mut self, account: &BareJid, row: &Row) {
+        if row.sender == *account {
+            let n = self.numbers.entry(row.origin.session).or_default();
+            *n = (*n).max(row.origin.n);
+        } else {
+            self.see(&row.sender, row.origin, row.at);
+        }
+    }
+
+    fn insert(&mut self, pos: Pos, row: Row) {
+        let open = Open {
+            pos,
+            archived: row.archived,
+            owed: row.owed,
+            outbox: row.target.is_some(),
+            origin: row.origin,
+            at: row.at,
+            stanza: row.stanza,
+        };
+        if open.owed.is_empty() && !open.outbox {
+            if !open.archived {
+                self.drops.push(pos);
+            }
+            return;
+        }
+        self.offline += usize::from(open.owed.contains(&OFFLINE));
+        self.open.insert(pos.row, open);
+    }
+
+    /// Append a row; it is durable when the effect's ticket is.
+    pub fn append(&mut self, account: &BareJid, epoch: Epoch, mut row: Row, fx: &mut Effects) -> Pos {
+        row.at = row.at.max(self.last_at);
+        let pos = Pos { row: self.last + 1, epoch };
+        fx.put(&row::bucket(account, pos.row), row::cell_key(pos), row.encode());
+        self.last = pos.row;
+        self.last_at = row.at;
+        self.dirty += 1;
+        self.note(account, &row);
+        self.insert(pos, row);
+        pos
+    }
+
+    /// The last row's number; 0 if there is none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The stamp that a row taken at `at` gets: stamps never run backwards.
+    pub fn stamp(&self, at: Timestamp) -> Timestamp {
+        at.max(self.last_at)
+    }
+
+    /// Rows owed to whoever comes next.
+    pub fn offline_len(&self) -> usize {
+        self.offline
+    }
+
+    /// Is this forward (or a later one of its session) known?
+    pub fn knows(&self, sender: &BareJid, origin: Origin) -> bool {
+        self.origins.get(sender).and_then(|s| s.get(&origin.session)).is_some_and(|seen| (seen.n, seen.k) >= (origin.n, origin.k))
+    }
+
+    /// Remember the highest origin of a sending session.
+    pub fn see(&mut self, sender: &BareJid, origin: Origin, at: Timestamp) {
+        let sessions = self.origins.entry(sender.clone()).or_default();
+        let before = sessions.len();
+        let seen = sessions.entry(origin.session).or_insert(Seen { n: 0, k: 0, at });
+        if (origin.n, origin.k) >= (seen.n, seen.k) {
+            *seen = Seen { n: origin.n, k: origin.k, at };
+        }
+        self.origins_len += sessions.len() - before;
+        if self.origins_len > ORIGINS_MAX {
+            self.forget(at, true);
+        }
+    }
+
+    /// Forget origins older than 48 h; under pressure also the older half.
+    fn forget(&mut self, now: Timestamp, pressure: bool) {
+        let window = u64::try_from(ORIGIN_FORGET.as_millis()).unwrap_or(u64::MAX);
+        let mut limit = now.0.saturating_sub(window);
+        if pressure {
+            let mut ages: Vec<u64> = self.origins.values().flat_map(|s| s.values().map(|x| x.at.0)).collect();
+            ages.sort_unstable();
+            limit = limit.max(ages.get(ages.len() / 2).copied().unwrap_or(0));
+        }
+        self.origins.retain(|_, sessions| {
+            sessions.retain(|_, seen| seen.at.0 >= limit);
+            !sessions.is_empty()
+        });
+        self.origins_len = self.origins.values().map(BTreeMap::len).sum();
+    }
+
+    /// The highest input of an own session that is in a row.
+    pub fn number(&self, session: SessionId) -> u64 {
+        self.numbers.get(&session).copied().unwrap_or(0)
+    }
+
+    /// The session's number is of no use any more.
+    pub fn forget_number(&mut self, session: SessionId) {
+        self.numbers.remove(&session);
+    }
+
+    /// Rows that are not settled, in order.
+    pub fn open(&self) -> impl Iterator<Item = &Open> {
+        self.open.values()
+    }
+
+    /// One row that is not settled.
+    pub fn get(&self, row: u64) -> Option<&Open> {
+        self.open.get(&row)
+    }
+
+    /// Rows owed to `whom`, in order.
+    pub fn owed_to(&self, whom: SessionId) -> impl Iterator<Item = &Open> {
+        self.open.values().filter(move |o| o.owed.contains(&whom))
+    }
+
+    /// `whom` has the row.
+    pub fn settle(&mut self, row: u64, whom: SessionId) {
+        let Some(open) = self.open.get_mut(&row) else { return };
+        let before = open.owed.len();
+        open.owed.retain(|s| *s != whom);
+        if open.owed.len() != before {
+            self.offline -= usize::from(whom == OFFLINE);
+            self.dirty += 1;
+            self.close(row);
+        }
+    }
+
+    /// What was owed to `from` is owed to `to`.
+    pub fn owe(&mut self, row: u64, from: SessionId, to: SessionId) {
+        let Some(open) = self.open.get_mut(&row) else { return };
+        let before = usize::from(open.owed.contains(&OFFLINE));
+        open.owed.retain(|s| *s != from);
+        if !open.owed.contains(&to) {
+            open.owed.push(to);
+        }
+        self.offline = self.offline - before + usize::from(open.owed.contains(&OFFLINE));
+        self.dirty += 1;
+    }
+
+    /// The next hop has the row.
+    pub fn confirmed(&mut self, row: u64) {
+        let Some(open) = self.open.get_mut(&row) else { return };
+        open.outbox = false;
+        self.dirty += 1;
+        self.close(row);
+    }
+
+    fn close(&mut self, row: u64) {
+        if self.open.get(&row).is_some_and(|o| o.owed.is_empty() && !o.outbox)
+            && let Some(open) = self.open.remove(&row)
+            && !open.archived
+        {
+            self.drops.push(open.pos);
+        }
+    }
+
+    /// Changes since the last checkpoint.
+    pub fn dirty(&self) -> u32 {
+        self.dirty
+    }
+
+    /// Write the checkpoint to `partition` and, behind it, drop what is settled and not archived.
+    pub fn checkpoint(&mut self, account: &BareJid, partition: &Partition, key: &'static [u8], now: Timestamp, fx: &mut Effects) {
+        self.forget(now, false);
+        let mut w = Writer::new(VERSION);
+        w.u64(self.last).u64(self.last_at.0);
+        let ranges = self.ranges();
+        w.u64(ranges.len() as u64);
+        for (first, last) in ranges {
+            w.u64(first).u64(last - first);
+        }
+        w.u64(self.origins_len as u64);
+        for (sender, sessions) in &self.origins {
+            for (session, seen) in sessions {
+                w.str(sender.as_str()).origin(Origin { session: *session, n: seen.n, k: seen.k }).u64(seen.at.0);
+            }
+        }
+        w.u64(self.numbers.len() as u64);
+        for (session, n) in &self.numbers {
+            w.session(*session).u64(*n);
+        }
+        fx.put(partition, key, w.finish());
+        // On a store without one order the shard keeps at most one batch in flight, so the drop follows the checkpoint.
+        for pos in std::mem::take(&mut self.drops) {
+            fx.op(&row::bucket(account, pos.row), Op::Delete { key: row::cell_key(pos) });
+        }
+        self.dirty = 0;
+    }
+
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        let mut out: Vec<(u64, u64)> = Vec::new();
+        for row in self.open.keys() {
+            match out.last_mut() {
+                Some((_, last)) if *last + 1 == *row => *last = *row,
+                _ => out.push((*row, *row)),
+            }
+        }
+        out
+    }
+}
