@@ -253,10 +253,10 @@ impl Account {
         match self.state.roster.set(query, &Limits::default()) {
             Err(error) => self.iq_done(ctx, session, iq, Err(error), fx),
             Ok(change) => {
-                self.disclose_before(ctx, change.disclosure, &change.jid, fx);
                 for op in change.writes {
                     fx.op(&self.state.partition.clone(), op);
                 }
+                self.disclose_before(ctx, change.disclosure, &change.jid, fx);
                 for kind in change.presences {
                     self.subscription_reply(ctx, kind, &change.jid, fx);
                 }
@@ -307,6 +307,10 @@ impl Account {
     pub(super) fn cancel_subscriptions(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
         let contacts: Vec<(BareJid, crate::subscription::State)> =
             self.state.roster.items().map(|i| (i.jid().clone(), i.state())).collect();
+        let asking: Vec<BareJid> = self.state.roster.pending_in().map(|(jid, _)| jid.clone()).collect();
+        for contact in asking.iter().filter(|a| contacts.iter().all(|(c, _)| c != *a)) {
+            self.farewell(ctx, Kind::Unsubscribed, contact, fx);
+        }
         for (contact, state) in contacts {
             if state.is_to() || state.is_pending_out() {
                 self.farewell(ctx, Kind::Unsubscribe, &contact, fx);

@@ -56,6 +56,9 @@ pub struct Account {
     /// Sessions whose tail reached its bound during this input.
     overfull: Vec<SessionId>,
     used_at: Instant,
+    /// The input being carried out, for whoever catches a panic.
+    current: Option<(SessionId, u64)>,
+    poison: Vec<(SessionId, u64)>,
 }
 
 enum PendingRead {
@@ -83,6 +86,8 @@ impl Account {
             failures_since: Instant(0),
             overfull: Vec::new(),
             used_at: Instant(0),
+            current: None,
+            poison: Vec::new(),
         }
     }
 
@@ -223,6 +228,16 @@ impl Account {
     /// Unconfirmed forwards (for checkers and metrics).
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// The session's stanza that is being carried out.
+    pub fn current(&self) -> Option<(SessionId, u64)> {
+        self.current
+    }
+
+    /// These stanzas made an earlier life of this entity panic: they are answered with an error, not carried out.
+    pub fn poison(&mut self, inputs: &[(SessionId, u64)]) {
+        self.poison = inputs.to_vec();
     }
 
     /// The input is done: tell edges what to keep, end what reached a bound, write what is due.

@@ -28,7 +28,8 @@ impl Account {
             return;
         }
         s.taken = n;
-        if attempt > 2 {
+        self.current = Some((id, n));
+        if attempt > 2 || self.poison.contains(&(id, n)) {
             self.reply_error(ctx, id, &stanza, &StanzaError::new(Condition::InternalServerError), fx);
         } else {
             match stanza.kind {
@@ -37,6 +38,7 @@ impl Account {
                 Kind::Iq => self.out_iq(ctx, id, n, stanza, fx),
             }
         }
+        self.current = None;
         self.tell_outcome(id, fx);
     }
 

@@ -189,11 +189,11 @@ impl Account {
             return Err(error);
         }
         let change = self.state.roster.outbound(kind, &contact, &Limits::default())?;
-        self.disclose_before(ctx, change.disclosure, &contact, fx);
         self.mark_live(fx);
         for op in change.writes {
             fx.op(&self.state.partition.clone(), op);
         }
+        self.disclose_before(ctx, change.disclosure, &contact, fx);
         if change.route {
             let origin = Origin { session: id, n, k: 0 };
             let key = self.owed_cell(ctx, &contact, origin, &stanza, fx);
@@ -217,7 +217,6 @@ impl Account {
         if change.refused {
             return;
         }
-        self.disclose_before(ctx, change.disclosure, from, fx);
         for op in change.writes {
             fx.op(&self.state.partition.clone(), op);
         }
@@ -234,13 +233,15 @@ impl Account {
                 self.output(ctx, id, None, stanza.clone(), fx);
             }
         }
+        if let Some(push) = change.push {
+            self.roster_push(ctx, &push, fx);
+        }
+        // §3.3.3: unavailable after the stanza and the push, before what the account answers.
+        self.disclose_before(ctx, change.disclosure, from, fx);
         if let Some(reply) = change.auto_reply {
             self.subscription_reply(ctx, reply, from, fx);
         }
         self.disclose_after(ctx, change.disclosure, from, fx);
-        if let Some(push) = change.push {
-            self.roster_push(ctx, &push, fx);
-        }
         if kind == Kind::Subscribed {
             // The contact sends its presence by itself (§3.1.5); a probe also finds sessions of a contact who changed
             // owner in between.

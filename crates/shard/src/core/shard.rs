@@ -1,0 +1,616 @@
+//! One shard: entities wake on their first input, what they write goes to the store, what they say waits for it.
+
+use super::slot::{Entity, Held, Said, Slot};
+use super::{Cx, Out};
+use bytes::Bytes;
+use entity::{Account, Ctx, Effect, Effects, Loader, Scan};
+use frame::{AccountError, CredentialsAnswer, EdgeMsg, FromEdge, Peer, PeerMsg, ShardMsg, ToEdge, ToShard, ToShardBody};
+use stanza::{Condition, StanzaError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Order, Page, Read, StoreError};
+use types::limit::PARKED_INPUTS_MAX;
+use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Now, Op, Partition, ShardId, Ticket};
+
+/// An idle entity without obligations sleeps after this.
+const SLEEP_AFTER: Duration = Duration::from_secs(60);
+/// How often sleepers are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(20);
+/// Marks of the `live` index read at once.
+const LIVE_PAGE: usize = 1_000;
+
+/// See the module.
+pub struct Shard {
+    /// Its number.
+    pub id: ShardId,
+    /// This owner's epoch.
+    pub epoch: Epoch,
+    order: Order,
+    slots: HashMap<BareJid, Slot>,
+    /// Entities that wait for the store.
+    waiting: BTreeSet<BareJid>,
+    wakes: BTreeSet<(Instant, BareJid)>,
+    wake_of: HashMap<BareJid, Instant>,
+    reads: BTreeMap<u64, ReadFor>,
+    commits: BTreeMap<Ticket, BareJid>,
+    next_read: u64,
+    next_commit: u32,
+    sweep_at: Instant,
+    loading: usize,
+}
+
+enum ReadFor {
+    Load(BareJid),
+    Entity(BareJid, entity::ReadId),
+    Live,
+}
+
+impl Shard {
+    pub(super) fn new(id: ShardId, epoch: Epoch, order: Order) -> Shard {
+        Shard {
+            id,
+            epoch,
+            order,
+            slots: HashMap::new(),
+            waiting: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            wake_of: HashMap::new(),
+            reads: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            next_read: 0,
+            next_commit: 0,
+            sweep_at: Instant::NEVER,
+            loading: 0,
+        }
+    }
+
+    /// Wake whoever the `live` index lists: nobody who owes something sleeps.
+    pub(super) fn start(&mut self, _now: Now, cx: &mut Cx<'_>) {
+        self.read_live(Bytes::new(), cx);
+    }
+
+    fn read_live(&mut self, from: Bytes, cx: &mut Cx<'_>) {
+        let id = self.read_id(ReadFor::Live);
+        let read = Read { partition: self.live_partition(), from, to: None, limit: LIVE_PAGE, reverse: false };
+        cx.shared.store.read(cx.shared.plane, id, Ticket::NONE, read);
+    }
+
+    fn live_partition(&self) -> Partition {
+        Partition { collection: Collection::Live, key: self.id.0.to_be_bytes().to_vec().into() }
+    }
+
+    fn read_id(&mut self, what: ReadFor) -> u64 {
+        // The shard's number in the upper bits tells the host whose answer it is; the epoch tells an answer to an
+        // earlier owner on the same host.
+        self.next_read += 1;
+        let id = u64::from(self.id.0) << 48 | (u64::from(self.epoch.0) & 0xffff) << 32 | self.next_read & 0xffff_ffff;
+        self.reads.insert(id, what);
+        id
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.loading > 0 || !self.reads.is_empty()
+    }
+
+    /// When something is due.
+    pub fn next_wake(&self) -> Instant {
+        self.wakes.first().map_or(Instant::NEVER, |w| w.0).min(self.sweep_at)
+    }
+
+    /// Accounts that are awake (for checkers and metrics).
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.slots.values().filter_map(|s| match &s.entity {
+            Entity::Awake(a) => Some(&**a),
+            Entity::Loading { .. } => None,
+        })
+    }
+
+    pub(super) fn handle_frame(&mut self, now: Now, frame: ToShard, cx: &mut Cx<'_>) {
+        if frame.epoch != self.epoch {
+            return;
+        }
+        let jid = match &frame.body {
+            ToShardBody::Edge(e) => e.account.clone(),
+            ToShardBody::Peer(p) => p.to.clone(),
+        };
+        if let ToShardBody::Peer(p) = &frame.body {
+            // A frame of a stale owner of the sender's shard: the new one forwards again.
+            let from_shard = cx.shared.directory.shard_of(&p.from);
+            if cx.shared.directory.epoch(from_shard).is_some_and(|e| e > p.from_epoch) {
+                return;
+            }
+        }
+        if !self.slots.contains_key(&jid) {
+            self.load(&jid, false, cx);
+        }
+        let Some(slot) = self.slots.get_mut(&jid) else { return };
+        match &mut slot.entity {
+            Entity::Loading { parked, .. } if parked.len() < PARKED_INPUTS_MAX => parked.push_back(frame.body),
+            Entity::Loading { .. } => self.refuse(&jid, frame.body, cx),
+            Entity::Awake(_) => self.input(now, &jid, frame.body, cx),
+        }
+    }
+
+    /// Begin to load an entity.
+    fn load(&mut self, jid: &BareJid, live: bool, cx: &mut Cx<'_>) {
+        let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch);
+        self.slots.insert(jid.clone(), Slot::loading(loader, live));
+        self.loading += 1;
+        self.continue_load(jid, cx);
+    }
+
+    fn continue_load(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        let (busy, need) = (slot.in_flight.is_some() || !slot.batches.is_empty(), slot.need);
+        let Entity::Loading { loader, started, .. } = &mut slot.entity else { return };
+        if busy {
+            return; // An earlier life's batch is in flight: its outcome first.
+        }
+        *started = true;
+        let Some(scan) = loader.next_read() else { return };
+        let after = if self.order == Order::Journal { Ticket(need) } else { Ticket::NONE };
+        let id = self.read_id(ReadFor::Load(jid.clone()));
+        cx.shared.store.read(cx.shared.plane, id, after, read_of(scan));
+    }
+
+    pub(super) fn handle_read(&mut self, now: Now, id: u64, result: Result<Page, StoreError>, cx: &mut Cx<'_>) {
+        match self.reads.remove(&id) {
+            Some(ReadFor::Load(jid)) => self.loaded_page(now, &jid, result, cx),
+            Some(ReadFor::Entity(jid, read)) => {
+                let cells = result.map(cells_of).map_err(|error| {
+                    tracing::warn!(%jid, %error, "a read failed");
+                });
+                self.run(now, &jid, cx, |a, ctx, fx| a.handle_read(ctx, read, cells, fx));
+            }
+            Some(ReadFor::Live) => self.live_page(result, cx),
+            None => {}
+        }
+    }
+
+    fn live_page(&mut self, result: Result<Page, StoreError>, cx: &mut Cx<'_>) {
+        let page = match result {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(shard = self.id.0, %error, "cannot read the live index yet");
+                return self.read_live(Bytes::new(), cx);
+            }
+        };
+        let last = page.rows.last().map(|c| c.key.clone());
+        for cell in page.rows {
+            let jid = std::str::from_utf8(&cell.key).ok().and_then(|t| BareJid::parse(t).ok());
+            match jid {
+                Some(jid) if !self.slots.contains_key(&jid) => self.load(&jid, true, cx),
+                Some(jid) => {
+                    if let Some(slot) = self.slots.get_mut(&jid) {
+                        slot.live = true;
+                    }
+                }
+                None => tracing::error!(shard = self.id.0, "a mark of the live index is no address"),
+            }
+        }
+        if page.more
+            && let Some(last) = last
+        {
+            self.read_live([&last[..], &[0]].concat().into(), cx);
+        }
+    }
+
+    fn loaded_page(&mut self, now: Now, jid: &BareJid, result: Result<Page, StoreError>, cx: &mut Cx<'_>) {
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        let Entity::Loading { loader, .. } = &mut slot.entity else { return };
+        let page = match result {
+            Ok(page) => page,
+            Err(error @ (StoreError::Timeout | StoreError::Busy)) => {
+                tracing::debug!(%jid, %error, "loading goes on");
+                return self.continue_load(jid, cx);
+            }
+            Err(error) => return self.load_failed(jid, &error.to_string(), cx),
+        };
+        let (cells, more) = cells_of(page);
+        if let Err(error) = loader.handle_page(cells, more) {
+            return self.load_failed(jid, &error.to_string(), cx);
+        }
+        if loader.next_read().is_some() {
+            return self.continue_load(jid, cx);
+        }
+        self.awake(now, jid, cx);
+    }
+
+    fn awake(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>) {
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        let empty =
+            Entity::Loading { loader: Box::new(Loader::new(jid.clone(), self.epoch, false)), started: true, parked: VecDeque::new() };
+        let Entity::Loading { loader, parked, .. } = std::mem::replace(&mut slot.entity, empty) else { return };
+        let live = slot.live;
+        let mut fx = Effects::default();
+        let ctx = context(self.id, now, cx);
+        match loader.finish(&ctx, live, &mut fx) {
+            Ok(mut account) => {
+                account.poison(&slot.poison.inputs);
+                slot.entity = Entity::Awake(Box::new(account));
+                self.loading -= 1;
+                self.carry_out(jid, Ticket::NONE, fx, cx);
+                for body in parked {
+                    self.input(now, jid, body, cx);
+                }
+                self.rearm(now, jid);
+            }
+            Err(error) => {
+                if let Entity::Loading { parked: p, .. } = &mut slot.entity {
+                    *p = parked;
+                }
+                self.load_failed(jid, &error.to_string(), cx);
+            }
+        }
+    }
+
+    /// What does not decode is not guessed: whoever asks is refused, until it is mended.
+    fn load_failed(&mut self, jid: &BareJid, error: &str, cx: &mut Cx<'_>) {
+        tracing::error!(%jid, error, "an account cannot be loaded");
+        self.loading -= 1;
+        if let Some(Slot { entity: Entity::Loading { parked, .. }, .. }) = self.slots.remove(jid) {
+            for body in parked {
+                self.refuse(jid, body, cx);
+            }
+        }
+    }
+
+    /// An input that cannot be taken now. Who holds it tries again, or is told.
+    fn refuse(&self, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
+        match body {
+            ToShardBody::Edge(FromEdge { conn, body, .. }) => {
+                let busy = || StanzaError::new(Condition::ResourceConstraint);
+                let answer = match body {
+                    EdgeMsg::Credentials { req } => ShardMsg::Credentials { req, answer: CredentialsAnswer::Busy },
+                    EdgeMsg::Create { req, .. } | EdgeMsg::SetCredentials { req, .. } | EdgeMsg::Remove { req } => {
+                        ShardMsg::AccountDone { req, result: Err(AccountError::Busy) }
+                    }
+                    EdgeMsg::Bind { req, .. } => ShardMsg::Bound { req, result: Err(busy()) },
+                    EdgeMsg::Resume { req, .. } => ShardMsg::ResumeFailed { req, h: None },
+                    EdgeMsg::Submit { session, attach, n, .. } => ShardMsg::Refused { session, attach, n },
+                    EdgeMsg::Reattach { copy, .. } => ShardMsg::Again { session: copy.session },
+                    EdgeMsg::Enable { session, .. }
+                    | EdgeMsg::Acked { session, .. }
+                    | EdgeMsg::Active { session, .. }
+                    | EdgeMsg::Ask { session, .. }
+                    | EdgeMsg::Detach { session, .. }
+                    | EdgeMsg::Close { session, .. } => ShardMsg::Again { session },
+                    EdgeMsg::LoginEnded { .. } => return,
+                };
+                cx.out.push(self.to_edge(conn, answer));
+            }
+            ToShardBody::Peer(peer) => match peer.body {
+                PeerMsg::Forward { origin, .. } => self.peer(jid, &peer.from, PeerMsg::Refuse { origin }, cx),
+                PeerMsg::Request { stanza } if stanza.is_request() => {
+                    if let Some(reply) = StanzaError::new(Condition::ResourceConstraint).reply_to(&stanza) {
+                        self.peer(jid, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
+                    }
+                }
+                // State is sent again, passing stanzas are passing, confirmations are for those who wait awake.
+                _ => {}
+            },
+        }
+    }
+
+    fn to_edge(&self, conn: ConnId, body: ShardMsg) -> Out {
+        Out::Edge(ToEdge { conn, shard: self.id, epoch: self.epoch, body })
+    }
+
+    fn peer(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &mut Cx<'_>) {
+        if let Some(frame) = self.peer_frame(from, to, body, cx) {
+            cx.out.push(frame);
+        }
+    }
+
+    fn peer_frame(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
+        let shard = cx.shared.directory.shard_of(to);
+        // Without an owner there is nobody to tell; the next one is told by `handle_renewed`.
+        let epoch = cx.shared.directory.epoch(shard)?;
+        let peer = Peer { from: from.clone(), from_epoch: self.epoch, to: to.clone(), body };
+        Some(Out::Shard(ToShard { shard, epoch, body: ToShardBody::Peer(peer) }))
+    }
+
+    /// One input of an entity that is awake.
+    fn input(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
+        match body {
+            ToShardBody::Edge(FromEdge { conn, body, .. }) => {
+                self.run(now, jid, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
+            }
+            ToShardBody::Peer(peer) => {
+                if let PeerMsg::Forward { origin, ticket, stanza, .. } = &peer.body {
+                    let (origin, ticket) = (*origin, *ticket);
+                    let poison = self.slots.get(jid).is_some_and(|s| s.poison.forwards.contains(&(peer.from.clone(), origin)));
+                    if poison {
+                        if let Some(reply) = StanzaError::new(Condition::InternalServerError).reply_to(stanza) {
+                            self.peer(jid, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
+                        }
+                        return self.peer(jid, &peer.from, PeerMsg::Confirm { origin }, cx);
+                    }
+                    // Append early, speak late: what follows rests on the sender's commit, too.
+                    if self.order == Order::Journal
+                        && let Some(slot) = self.slots.get_mut(jid)
+                    {
+                        slot.need = slot.need.max(ticket.0);
+                    }
+                    let from = peer.from.clone();
+                    let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                    if !ok && let Some(slot) = self.slots.get_mut(jid) {
+                        slot.poison.add_forward(from, origin);
+                    }
+                    return;
+                }
+                self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+            }
+        }
+    }
+
+    /// Run an entity on one input. A panic harms no more than this input: the entity reloads, without its effects.
+    fn run(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>, f: impl FnOnce(&mut Account, &Ctx<'_>, &mut Effects)) -> bool {
+        let Some(Slot { entity: Entity::Awake(account), .. }) = self.slots.get_mut(jid) else { return true };
+        let mut fx = Effects::default();
+        let ctx = context(self.id, now, cx);
+        if catch_unwind(AssertUnwindSafe(|| f(account, &ctx, &mut fx))).is_ok() {
+            self.carry_out(jid, Ticket::NONE, fx, cx);
+            self.rearm(now, jid);
+            return true;
+        }
+        tracing::error!(%jid, "an entity panicked; it is loaded again");
+        let poisoned = account.current();
+        let sessions: Vec<_> = account.state.sessions.iter().filter_map(|s| Some((s.conn()?, s.id))).collect();
+        if let Some(slot) = self.slots.get_mut(jid) {
+            if let Some((session, n)) = poisoned {
+                slot.poison.add_input(session, n);
+            }
+            let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch);
+            slot.entity = Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new() };
+            self.loading += 1;
+        }
+        // The edges hold the other copy of each session.
+        for (conn, session) in sessions {
+            cx.out.push(self.to_edge(conn, ShardMsg::Again { session }));
+        }
+        self.continue_load(jid, cx);
+        false
+    }
+
+    fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, fx: Effects, cx: &mut Cx<'_>) {
+        for effect in fx.list {
+            match effect {
+                Effect::Write(batch) => self.write(jid, batch, cx),
+                Effect::Live => self.mark(jid, true, cx),
+                Effect::NotLive => self.mark(jid, false, cx),
+                Effect::Edge(conn, msg) => {
+                    let frame = self.to_edge(conn, msg);
+                    self.say(jid, Said::Frame(frame), cx);
+                }
+                Effect::Peer(to, msg) => self.tell(jid, &to, msg, cx),
+                Effect::Read(id, scan) => self.say(jid, Said::Read(id, scan), cx),
+            }
+        }
+        self.flush_batches(jid, cx);
+    }
+
+    fn mark(&mut self, jid: &BareJid, live: bool, cx: &mut Cx<'_>) {
+        if let Some(slot) = self.slots.get_mut(jid) {
+            slot.live = live;
+        }
+        let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
+        let op = if live { Op::Put { key, value: Bytes::from_static(b"\x01") } } else { Op::Delete { key } };
+        self.write(jid, Batch { partition: self.live_partition(), ops: vec![op] }, cx);
+    }
+
+    fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {
+        let stamp = self.stamp();
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        if self.order == Order::Journal {
+            let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
+            slot.need = slot.need.max(ticket.0);
+        } else {
+            slot.need += 1;
+            slot.batches.push_back(batch);
+        }
+    }
+
+    fn stamp(&mut self) -> u64 {
+        self.next_commit += 1;
+        u64::from(self.epoch.0) << 32 | u64::from(self.next_commit)
+    }
+
+    /// Without one order: one batch in flight for each entity; what waits for the same partition goes as one.
+    fn flush_batches(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
+        if self.order == Order::Journal {
+            return;
+        }
+        let stamp = self.stamp();
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        if slot.in_flight.is_some() {
+            return;
+        }
+        let Some(mut batch) = slot.batches.pop_front() else { return };
+        let mut merged = 1;
+        while slot.batches.front().is_some_and(|b| b.partition == batch.partition) {
+            if let Some(next) = slot.batches.pop_front() {
+                batch.ops.extend(next.ops);
+                merged += 1;
+            }
+        }
+        let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
+        slot.in_flight = Some((ticket, merged));
+        cx.commits.insert(ticket, self.id);
+        self.commits.insert(ticket, jid.clone());
+        self.waiting.insert(jid.clone());
+    }
+
+    /// A forward to an entity under the same journal leaves at once, with its ticket; all else waits its turn.
+    fn tell(&mut self, jid: &BareJid, to: &BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
+        if let PeerMsg::Forward { ticket, .. } = &mut msg
+            && self.order == Order::Journal
+            && cx.shared.directory.is_local(cx.shared.directory.shard_of(to))
+        {
+            *ticket = Ticket(self.slots.get(jid).map_or(0, |s| s.need));
+            return self.peer(jid, to, msg, cx);
+        }
+        if let Some(frame) = self.peer_frame(jid, to, msg, cx) {
+            self.say(jid, Said::Frame(frame), cx);
+        }
+    }
+
+    fn say(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
+        let order = self.order;
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        let need = slot.need;
+        if slot.lane.is_empty() && is_durable(order, slot, need, cx) {
+            return self.speak(jid, what, cx);
+        }
+        slot.lane.push_back(Held { need, what });
+        self.waiting.insert(jid.clone());
+    }
+
+    fn speak(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
+        match what {
+            Said::Frame(frame) => push_out(cx.out, frame),
+            Said::Read(id, scan) => {
+                let id = self.read_id(ReadFor::Entity(jid.clone(), id));
+                cx.shared.store.read(cx.shared.plane, id, Ticket::NONE, read_of(scan));
+            }
+        }
+    }
+
+    pub(super) fn handle_durable(&mut self, _now: Now, cx: &mut Cx<'_>) {
+        let waiting: Vec<BareJid> = self.waiting.iter().cloned().collect();
+        for jid in waiting {
+            self.release(&jid, cx);
+        }
+    }
+
+    pub(super) fn handle_committed(&mut self, _now: Now, ticket: Ticket, cx: &mut Cx<'_>) {
+        let Some(jid) = self.commits.remove(&ticket) else { return };
+        if let Some(slot) = self.slots.get_mut(&jid)
+            && let Some((_, merged)) = slot.in_flight.take_if(|(t, _)| *t == ticket)
+        {
+            slot.committed += merged;
+        }
+        self.flush_batches(&jid, cx);
+        self.release(&jid, cx);
+        let idle = matches!(self.slots.get(&jid).map(|s| &s.entity), Some(Entity::Loading { started: false, .. }));
+        if idle {
+            self.continue_load(&jid, cx);
+        }
+    }
+
+    fn release(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
+        let order = self.order;
+        while let Some(slot) = self.slots.get_mut(jid) {
+            let Some(need) = slot.lane.front().map(|h| h.need) else { break };
+            if !is_durable(order, slot, need, cx) {
+                break;
+            }
+            let Some(held) = slot.lane.pop_front() else { break };
+            self.speak(jid, held.what, cx);
+        }
+        if !self.slots.get(jid).is_some_and(Slot::is_waiting) {
+            self.waiting.remove(jid);
+        }
+    }
+
+    fn rearm(&mut self, now: Now, jid: &BareJid) {
+        let next = match self.slots.get(jid).map(|s| &s.entity) {
+            Some(Entity::Awake(a)) => a.next_wake(),
+            _ => Instant::NEVER,
+        };
+        if let Some(old) = self.wake_of.get(jid).copied() {
+            if old == next {
+                return;
+            }
+            self.wakes.remove(&(old, jid.clone()));
+        }
+        if next == Instant::NEVER {
+            self.wake_of.remove(jid);
+        } else {
+            self.wakes.insert((next, jid.clone()));
+            self.wake_of.insert(jid.clone(), next);
+        }
+        if self.sweep_at == Instant::NEVER {
+            self.sweep_at = now.mono + SWEEP_EVERY;
+        }
+    }
+
+    pub(super) fn handle_timer(&mut self, now: Now, cx: &mut Cx<'_>) {
+        while let Some((at, jid)) = self.wakes.first().cloned() {
+            if at > now.mono {
+                break;
+            }
+            self.wakes.pop_first();
+            self.wake_of.remove(&jid);
+            self.run(now, &jid, cx, |a, ctx, fx| a.handle_timer(ctx, fx));
+        }
+        if self.sweep_at <= now.mono {
+            self.sweep(now);
+        }
+    }
+
+    /// Idle entities sleep: everything that they know is in the store.
+    fn sweep(&mut self, now: Now) {
+        self.slots.retain(|_, slot| {
+            let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, SLEEP_AFTER));
+            !idle || slot.is_waiting()
+        });
+        self.sweep_at = if self.slots.is_empty() { Instant::NEVER } else { now.mono + SWEEP_EVERY };
+    }
+
+    pub(super) fn handle_renewed(&mut self, now: Now, renewed: ShardId, cx: &mut Cx<'_>) {
+        let directory = cx.shared.directory.clone();
+        self.each(now, cx, |a, ctx, fx| a.handle_renewed(ctx, &|jid| directory.shard_of(jid), renewed, fx));
+    }
+
+    pub(super) fn handle_conns_lost(&mut self, now: Now, lost: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
+        self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
+    }
+
+    fn each(&mut self, now: Now, cx: &mut Cx<'_>, f: impl Fn(&mut Account, &Ctx<'_>, &mut Effects)) {
+        let mut all: Vec<BareJid> = self.slots.keys().cloned().collect();
+        all.sort_unstable();
+        for jid in all {
+            self.run(now, &jid, cx, &f);
+        }
+    }
+}
+
+fn is_durable(order: Order, slot: &Slot, need: u64, cx: &Cx<'_>) -> bool {
+    match order {
+        Order::Journal => need <= cx.durable.0,
+        Order::PerBatch => need <= slot.committed,
+    }
+}
+
+/// An outcome that follows another one of the same connection replaces it.
+fn push_out(out: &mut Vec<Out>, frame: Out) {
+    if let (Some(Out::Edge(last)), Out::Edge(new)) = (out.last_mut(), &frame)
+        && last.conn == new.conn
+        && let (ShardMsg::Outcome { session: a, .. }, ShardMsg::Outcome { session: b, .. }) = (&last.body, &new.body)
+        && a == b
+    {
+        last.body = new.body.clone();
+        return;
+    }
+    out.push(frame);
+}
+
+fn context<'a>(shard: ShardId, now: Now, cx: &Cx<'a>) -> Ctx<'a> {
+    Ctx { shard, low_space: !cx.shared.store.health().takes_work(), now, settings: &cx.shared.settings, pipeline: &cx.shared.pipeline }
+}
+
+fn read_of(scan: Scan) -> Read {
+    let Scan { partition, from, to, limit, reverse } = scan;
+    Read { partition, from, to, limit, reverse }
+}
+
+fn cells_of(page: Page) -> (Vec<(Bytes, Bytes)>, bool) {
+    (page.rows.into_iter().map(|c| (c.key, c.value)).collect(), page.more)
+}
