@@ -134,6 +134,10 @@ impl Loading {
         if !self.problems.is_empty() {
             return Err(ConfigError { problems: self.problems });
         }
+        let limits = &self.inner.settings.limits;
+        if limits.resume_timeout > limits.resume_timeout_max {
+            self.inner.warnings.push("limits.resume_timeout is longer than limits.resume_timeout_max, which holds".into());
+        }
         let exposed = self.inner.settings.listen.admin.0.iter().filter(|a| !a.ip().to_canonical().is_loopback());
         let warnings: Vec<_> = exposed
             .map(|a| format!("listen.admin = \"{a}\" is open to other machines and speaks plain HTTP: put a TLS proxy in front of it"))

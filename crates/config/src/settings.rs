@@ -210,24 +210,36 @@ settings! {
         bytes_per_address: Option<ByteRate> = Some(ByteRate(rate(4 << 20, 1, 16 << 20))), Live;
         /// Stanzas read from all connections of one address (IPv6: one /64).
         stanzas_per_address: Option<Rate> = Some(rate(1_000, 1, 10_000)), Live;
+        /// Connections in all; one more is closed at once.
+        connections: Option<u32> = Some(100_000), Live, "1" to "10000000";
         /// Connections of one address (IPv6: one /64); one more is closed at once.
         connections_per_address: Option<u32> = Some(100), Live, "1" to "1000000";
         /// Failed logins of one address (IPv6: one /64); beyond that every login waits or fails.
         login_failures_per_address: Option<Rate> = Some(rate(20, 60, 40)), Live;
+        /// Failed logins of one account within a minute; further ones are put off.
+        login_failures_per_account: Option<u32> = Some(60), Live, "1" to "1000000";
         /// Failed logins on one connection before it is closed (RFC 6120 §6.4.5: from 2 to 5).
-        login_failures_per_connection: u32 = 5, Live, "1" to "100";
+        login_failures_per_connection: u16 = 5, Live, "1" to "100";
         /// A larger stanza closes the stream with `policy-violation` (RFC 6120 §13.12: not below 10,000 bytes).
         stanza_bytes: Bytes = bytes(limit::STANZA_BYTES_MAX), Live, "10kB" to "16MiB";
         /// The same before login.
         stanza_bytes_unauthenticated: Bytes = bytes(limit::STANZA_BYTES_UNAUTHENTICATED_MAX), Live, "10kB" to "1MiB";
+        /// A TLS handshake that takes longer ends its connection.
+        tls_handshake_timeout: Duration = Duration::from_secs(15), Live, "1s" to "5m";
         /// A connection that has no session by then is closed with `connection-timeout`.
         unauthenticated_timeout: Duration = Duration::from_secs(30), Live, "1s" to "10m";
         /// A client that sent nothing for so long is asked whether it is there (RFC 6120 §4.6.4).
         idle_ping: Option<Duration> = Some(Duration::from_secs(300)), Live, "1s" to "1d";
         /// How long it may take to answer before its connection is taken for dead.
         idle_timeout: Duration = Duration::from_secs(60), Live, "1s" to "1h";
-        /// How long a session outlives its connection (XEP-0198), if the client asks for no less.
-        resume_timeout: Duration = limit::RESUME_TIMEOUT, Live, "1s" to "1h";
+        /// Bytes that wait for one client to read them; one more ends its connection. Its session can be resumed.
+        write_backlog: Bytes = Bytes(1 << 20), Live, "64KiB" to "64MiB";
+        /// A client that takes none of the bytes that wait for it is taken for dead after so long.
+        write_timeout: Duration = Duration::from_secs(60), Live, "1s" to "1h";
+        /// How long a session outlives its connection (XEP-0198), if the client names no time.
+        resume_timeout: Duration = limit::RESUME_TIMEOUT, Live, "1s" to "1d";
+        /// The longest that a client can ask for.
+        resume_timeout_max: Duration = limit::RESUME_TIMEOUT_MAX, Live, "1s" to "1d";
         /// Sessions of one account; one more is refused with `resource-constraint`.
         sessions_per_account: u32 = count(limit::SESSIONS_MAX), Live, "1" to "1000";
         /// Items of one roster.
@@ -262,7 +274,13 @@ settings! {
         /// How long the first write of a group waits for others to share its flush.
         group_wait: Duration = Duration::ZERO, Restart, "0ms" to "1s";
         /// Below so much free disk space, messages are refused with `resource-constraint`.
-        low_space: Option<Bytes> = Some(Bytes(256 << 20)), Restart, "1MiB" to "1024GiB";
+        low_space: Option<Bytes> = Some(Bytes(1 << 30)), Restart, "1MiB" to "1024GiB";
+        /// Threads that read.
+        readers: u16 = 2, Restart, "1" to "256";
+        /// Memory for blocks of the data files.
+        cache: Bytes = Bytes(64 << 20), Restart, "1MiB" to "1024GiB";
+        /// Journal that is kept before memory is written to data files.
+        journal: Bytes = Bytes(512 << 20), Restart, "64MiB" to "64GiB";
     }
 
     /// How the node is cut for many cores and, later, many machines.

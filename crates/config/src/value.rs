@@ -221,6 +221,11 @@ pub struct Rate {
 pub struct ByteRate(pub Rate);
 
 impl Rate {
+    /// Units in a second, rounded up, so never 0.
+    pub fn per_second(&self) -> u64 {
+        self.amount.div_ceil(self.per.as_secs().max(1))
+    }
+
     fn parse(text: &str, number: impl Fn(&str) -> Option<u64>) -> Option<Rate> {
         let (rate, burst) = text.split_once(" burst ")?;
         let (amount, per) = rate.split_once('/')?;
