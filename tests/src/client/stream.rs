@@ -1,0 +1,169 @@
+//! One connection: bytes in and out, stream restarts, nothing of sessions.
+
+use std::io::ErrorKind;
+
+use anyhow::{Result, bail, ensure};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+
+use crate::ns;
+use crate::xml::{Element, Item, StreamParser, escape};
+
+/// What a stream runs on.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// The connection is gone, by whatever end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server sent a stream error with this condition (RFC 6120 §4.9).
+    Error(String),
+    /// The server closed the stream.
+    Closed,
+    /// The connection broke, without a word.
+    Broken(String),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Error(condition) => write!(f, "stream error: {condition}"),
+            End::Closed => f.write_str("the server closed the stream"),
+            End::Broken(why) => write!(f, "the connection broke: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for End {}
+
+/// How much is written before the caller must wait: a test never has more in hand.
+const OUT_BYTES_MAX: usize = 4 << 20;
+
+/// An XML stream over a connection.
+pub struct Stream {
+    read: ReadHalf<Box<dyn Io>>,
+    write: WriteHalf<Box<dyn Io>>,
+    parser: StreamParser,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    flush: bool,
+}
+
+impl Stream {
+    /// Takes a connection.
+    pub fn new(io: Box<dyn Io>) -> Stream {
+        let (read, write) = tokio::io::split(io);
+        Stream { read, write, parser: StreamParser::default(), input: Vec::with_capacity(8192), out: Vec::new(), flush: false }
+    }
+
+    /// Gives the connection back, for TLS. Fails if the server said more than it may before TLS: whoever
+    /// keeps such bytes takes what an attacker wrote in the clear for the server's word (RFC 6120 §5.4.3.3).
+    pub fn into_io(self) -> Result<Box<dyn Io>> {
+        ensure!(self.parser.is_empty() && self.input.is_empty(), "data behind <proceed/>");
+        ensure!(self.out.is_empty(), "unsent data before TLS");
+        Ok(self.read.unsplit(self.write))
+    }
+
+    /// Queues XML; it goes out while [`next`](Self::next) or [`flush`](Self::flush) waits.
+    pub fn push(&mut self, xml: &str) -> Result<()> {
+        ensure!(self.out.len() + xml.len() <= OUT_BYTES_MAX, "the server does not read");
+        self.out.extend_from_slice(xml.as_bytes());
+        Ok(())
+    }
+
+    /// Writes what is queued.
+    pub async fn flush(&mut self) -> Result<(), End> {
+        while !self.out.is_empty() || self.flush {
+            Self::write_some(&mut self.write, &mut self.out, &mut self.flush).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_some(write: &mut WriteHalf<Box<dyn Io>>, out: &mut Vec<u8>, flush: &mut bool) -> Result<(), End> {
+        if out.is_empty() {
+            write.flush().await.map_err(broken)?;
+            *flush = false;
+        } else {
+            let n = write.write(out).await.map_err(broken)?;
+            out.drain(..n);
+            *flush = true;
+        }
+        Ok(())
+    }
+
+    /// The next item of the stream. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Item> {
+        loop {
+            if let Some(item) = self.parser.next_item() {
+                return match item {
+                    Item::Element(e) if e.is("error", ns::STREAM) => {
+                        let condition = e.children().find(|c| c.ns == ns::STREAMS && c.name != "text");
+                        Err(End::Error(condition.map_or_else(|| "none".into(), |c| c.name.clone())).into())
+                    }
+                    Item::Close => Err(End::Closed.into()),
+                    item => Ok(item),
+                };
+            }
+            let writing = !self.out.is_empty() || self.flush;
+            tokio::select! {
+                read = self.read.read_buf(&mut self.input) => {
+                    match read {
+                        Ok(0) => return Err(End::Broken("end of file".into()).into()),
+                        Ok(_) => self.parser.feed(&std::mem::take(&mut self.input))?,
+                        Err(e) => return Err(broken(e).into()),
+                    }
+                }
+                written = Self::write_some(&mut self.write, &mut self.out, &mut self.flush), if writing => written?,
+            }
+        }
+    }
+
+    /// The next element.
+    pub async fn element(&mut self) -> Result<Element> {
+        match self.next().await? {
+            Item::Element(element) => Ok(element),
+            item => bail!("expected an element, got {item:?}"),
+        }
+    }
+
+    /// Opens the stream, or opens it anew (RFC 6120 §4.3.3); gives the features.
+    pub async fn open(&mut self, domain: &str) -> Result<Element> {
+        self.parser = StreamParser::default();
+        self.push(&format!(
+            "<?xml version='1.0'?><stream:stream xmlns='{}' xmlns:stream='{}' to='{}' version='1.0' xml:lang='en'>",
+            ns::CLIENT,
+            ns::STREAM,
+            escape(domain)
+        ))?;
+        let Item::Open(header) = self.next().await? else { bail!("no stream header") };
+        ensure!(header.is("stream", ns::STREAM), "the root is {header:?}");
+        ensure!(header.attr("from") == Some(domain), "from={:?} (RFC 6120 §4.7.1)", header.attr("from"));
+        ensure!(header.attr("version") == Some("1.0"), "version={:?}", header.attr("version"));
+        ensure!(header.attr("id").is_some_and(|id| !id.is_empty()), "no stream id (RFC 6120 §4.7.3)");
+        let features = self.element().await?;
+        ensure!(features.is("features", ns::STREAM), "expected features, got {features:?}");
+        Ok(features)
+    }
+
+    /// Ends the stream and waits for the server's end of it.
+    pub async fn close(mut self) -> Result<()> {
+        self.push("</stream:stream>")?;
+        self.flush().await?;
+        loop {
+            match self.next().await {
+                Ok(_) => {}
+                Err(e) => match e.downcast::<End>()? {
+                    End::Closed => return Ok(()),
+                    end => return Err(end.into()),
+                },
+            }
+        }
+    }
+}
+
+fn broken(e: std::io::Error) -> End {
+    let why = match e.kind() {
+        ErrorKind::UnexpectedEof => "end of file without close_notify".to_owned(),
+        _ => e.to_string(),
+    };
+    End::Broken(why)
+}
