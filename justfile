@@ -1,0 +1,38 @@
+# Short names for what is done often. `just --list` shows them.
+
+# What CI does
+ci:
+    bash .ci/run
+
+# Everything a newcomer runs: clients, then all tests
+test:
+    ./test.sh
+
+# A server on localhost
+run *ARGS:
+    cargo run --release -- {{ARGS}}
+
+# Format, then lint as CI does
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The layers of the architecture
+layers:
+    cargo test -p chappe --test layers
+
+# Bans, licences and sources (needs cargo-deny; the advisory database where it can be reached)
+deny:
+    cargo deny check bans licenses sources
+
+# The simulated cluster: `just sim 10000`, `just sim 1 --seed 42`
+sim SEEDS="1000" *ARGS:
+    cargo run --release -p chappe-sim -- --seeds {{SEEDS}} {{ARGS}}
+
+# The table of RFCs and XEPs in the README, made anew
+features:
+    cargo run -q -p chappe -- features --write README.md
+
+# The reference of all settings
+reference:
+    cargo run -q -p chappe -- reference
