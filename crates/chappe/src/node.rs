@@ -1,7 +1,5 @@
 //! The composition of a node: edge, shards and store.
 
-use std::sync::Arc;
-
 use admin::{BoxFuture, Control, ControlError, Listening, Readiness};
 use config::{Config, Secret};
 use types::BareJid;
@@ -15,7 +13,7 @@ pub struct NodeHandle {}
 ///
 /// # Errors
 /// Always, until the parts are put together.
-pub async fn start(_config: Config, _tls: TlsStore) -> anyhow::Result<Arc<NodeHandle>> {
+pub async fn start(_config: Config, _tls: TlsStore) -> anyhow::Result<NodeHandle> {
     anyhow::bail!("edge, shards and store are not put together yet")
 }
 

@@ -51,7 +51,7 @@ async fn serve(source: Source, config: Config, level: log::Level, metrics: Metri
     let token = token(&config)?;
     let tls = TlsStore::open(&config)?;
     let admin_listeners = bind(&config.listen.admin.0).await?;
-    let node = node::start(config.clone(), tls.clone()).await?;
+    let node = Arc::new(node::start(config.clone(), tls.clone()).await?);
     let control: Arc<dyn Control> = node.clone();
 
     let mut listening = control.listening();

@@ -14,6 +14,8 @@ use crate::{ConfigError, Inner, Origin, Problem};
 const DATA_ENV: &str = "CHAPPE_DATA";
 /// Names the configuration file when no option does.
 const CONFIG_ENV: &str = "CHAPPE_CONFIG";
+/// Linux has this file if it has IPv6. Without IPv6 the defaults are the addresses that can be bound.
+const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
 /// Looked for, in this order, when nothing names a file.
 const USUAL_FILES: &[&str] = &["chappe.toml", "/etc/chappe/chappe.toml"];
 
@@ -24,6 +26,10 @@ pub(crate) fn load(path: Option<&Path>, overrides: &[(String, String)]) -> Resul
     if let Some(folder) = std::env::var_os(DATA_ENV).filter(|f| !f.is_empty()) {
         loading.inner.settings.node.data_dir = PathBuf::from(folder);
         loading.inner.origins.insert("data_dir", Origin::Env(DATA_ENV));
+    }
+    if !Path::new(IPV6_ADDRESSES).exists() {
+        let listen = &mut loading.inner.settings.listen;
+        [&mut listen.c2s, &mut listen.c2s_tls].into_iter().for_each(|a| a.0.retain(|a| a.is_ipv4()));
     }
     if let Some(path) = path {
         match std::fs::read_to_string(&path) {

@@ -1,5 +1,6 @@
 //! Every setting, once: from this table come the structs, the parser, `config show` and the reference.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -157,14 +158,14 @@ settings! {
         data_dir: PathBuf = PathBuf::from("data"), Restart;
     }
 
-    /// Where the server listens: an address and port, a list of them, or "off".
+    /// Where the server listens: an address and port, a list of them, or "off". `[::]` is IPv6 alone, `0.0.0.0` IPv4 alone.
     listen "listen" "listen." Listen {
         /// Clients, with STARTTLS (RFC 6120 §5).
-        c2s: Addresses = Addresses::of("[::]:5222"), Restart;
+        c2s: Addresses = Addresses::any(5222), Restart;
         /// Clients, TLS from the first byte (XEP-0368).
-        c2s_tls: Addresses = Addresses::of("[::]:5223"), Restart;
+        c2s_tls: Addresses = Addresses::any(5223), Restart;
         /// Health, metrics and the admin interface. Keep it on the loopback: it speaks plain HTTP.
-        admin: Addresses = Addresses::of("127.0.0.1:5280"), Restart;
+        admin: Addresses = Addresses(vec![(Ipv4Addr::LOCALHOST, 5280).into()]), Restart;
     }
 
     /// Certificates and versions of TLS.

@@ -31,7 +31,7 @@ resume_timeout = "10m"
     assert_eq!(config.domains(), ["example.org", "chat.example.org"]);
     assert_eq!(config.data_dir(), Path::new("/var/lib/chappe"));
     assert!(config.listen.c2s_tls.0.is_empty());
-    assert_eq!(config.listen.c2s.0, ["[::]:5222".parse().unwrap()]);
+    assert_eq!(config.listen.c2s.0, ["0.0.0.0:5222".parse().unwrap(), "[::]:5222".parse().unwrap()]);
     assert_eq!(config.limits.stanzas_per_connection, None);
     assert_eq!(config.limits.bytes_per_connection, Some(ByteRate(Rate { amount: 65_536, per: Duration::from_secs(1), burst: 1 << 20 })));
     assert_eq!(config.limits.resume_timeout, Duration::from_secs(600));

@@ -1,7 +1,7 @@
 //! The types that a setting can have: how each is read from TOML, how it is written back, what it is called.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -294,14 +294,14 @@ fn one_or_many(value: &Value) -> Vec<&Value> {
 pub struct Addresses(pub Vec<SocketAddr>);
 
 impl Addresses {
-    /// For defaults: `text` is an address and port of this source code.
-    pub(crate) fn of(text: &str) -> Addresses {
-        Addresses(text.parse().into_iter().collect())
+    /// Every address of the machine, IPv4 and IPv6.
+    pub(crate) fn any(port: u16) -> Addresses {
+        Addresses(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()])
     }
 }
 
 impl Setting for Addresses {
-    const TYPE: &'static str = "address and port such as \"[::]:5222\", a list of them, or \"off\"";
+    const TYPE: &'static str = "address and port such as \"0.0.0.0:5222\", a list of them, or \"off\"";
     fn read(value: &Value, _: &Context) -> Result<Self, String> {
         if value.as_str() == Some("off") {
             return Ok(Addresses(Vec::new()));
