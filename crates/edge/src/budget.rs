@@ -1,0 +1,198 @@
+//! Limits per connection and per address: token buckets that slow reading, and counts.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use types::Instant;
+
+/// A rate with a burst. What exceeds it is not refused: reading pauses until it is paid back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Units (bytes or stanzas) that come back each second, at least 1.
+    pub per_second: u32,
+    /// Units that may be used at once after a quiet time.
+    pub burst: u32,
+}
+
+/// A token bucket in thousandths of a unit, so that slow rates lose nothing to rounding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bucket {
+    /// May be negative: a read is charged when it has happened.
+    milli: i64,
+    at: Instant,
+}
+
+impl Bucket {
+    pub(crate) fn full(rate: Rate, now: Instant) -> Bucket {
+        Bucket { milli: i64::from(rate.burst) * 1_000, at: now }
+    }
+
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let passed = i64::try_from(now.0.saturating_sub(self.at.0)).unwrap_or(i64::MAX);
+        let earned = passed.saturating_mul(i64::from(rate.per_second.max(1)));
+        self.milli = self.milli.saturating_add(earned).min(i64::from(rate.burst) * 1_000);
+        self.at = now;
+    }
+
+    /// Charge `units` that were used.
+    pub(crate) fn charge(&mut self, rate: Rate, now: Instant, units: usize) {
+        self.refill(rate, now);
+        self.milli = self.milli.saturating_sub(i64::try_from(units).unwrap_or(i64::MAX).saturating_mul(1_000));
+    }
+
+    /// When more may be used: `now` or earlier if at once.
+    pub(crate) fn ready_at(&mut self, rate: Rate, now: Instant) -> Instant {
+        self.refill(rate, now);
+        if self.milli >= 0 {
+            return now;
+        }
+        let wait = self.milli.unsigned_abs().div_ceil(u64::from(rate.per_second.max(1)));
+        Instant(now.0.saturating_add(wait))
+    }
+}
+
+/// What counts as one address: an IPv4 address, or the /64 that an IPv6 host can draw addresses from at will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AddressKey(IpAddr);
+
+impl AddressKey {
+    pub(crate) fn of(address: IpAddr) -> AddressKey {
+        match address {
+            IpAddr::V4(_) => AddressKey(address),
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => AddressKey(IpAddr::V4(v4)),
+                None => AddressKey(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64))),
+            },
+        }
+    }
+}
+
+/// Of one address: connections now, and a byte budget that they share. Gone when its last connection is.
+#[derive(Debug)]
+struct Shared {
+    key: AddressKey,
+    bytes: Mutex<Option<Bucket>>,
+}
+
+/// All addresses that have a connection, on all planes. Its size is bounded by the number of connections.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses(Mutex<HashMap<AddressKey, (usize, Arc<Shared>)>>);
+
+/// One connection's place at its address; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    addresses: Arc<Addresses>,
+    shared: Arc<Shared>,
+}
+
+impl Addresses {
+    /// Take a place for a connection from `address`, unless it has `connections_max` already.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, connections_max: Option<usize>) -> Option<Place> {
+        let key = AddressKey::of(address);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = table.entry(key).or_insert_with(|| (0, Arc::new(Shared { key, bytes: Mutex::new(None) })));
+        if connections_max.is_some_and(|max| entry.0 >= max) {
+            let vacant = entry.0 == 0;
+            if vacant {
+                table.remove(&key);
+            }
+            return None;
+        }
+        entry.0 += 1;
+        Some(Place { addresses: Arc::clone(self), shared: Arc::clone(&entry.1) })
+    }
+
+    /// Addresses with at least one connection.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Place {
+    /// Charge bytes read to the address, and say when more may be read.
+    pub(crate) fn charge(&self, rate: Rate, now: Instant, bytes: usize) -> Instant {
+        let mut bucket = self.shared.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = bucket.get_or_insert_with(|| Bucket::full(rate, now));
+        bucket.charge(rate, now, bytes);
+        bucket.ready_at(rate, now)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = table.get_mut(&self.shared.key) {
+            entry.0 -= 1;
+            if entry.0 == 0 {
+                table.remove(&self.shared.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_pays_back_at_its_rate() {
+        let rate = Rate { per_second: 1_000, burst: 5_000 };
+        let mut bucket = Bucket::full(rate, Instant(1));
+        bucket.charge(rate, Instant(1), 5_000);
+        assert_eq!(bucket.ready_at(rate, Instant(1)), Instant(1), "the burst is free");
+        bucket.charge(rate, Instant(1), 2_500);
+        assert_eq!(bucket.ready_at(rate, Instant(1)), Instant(2_501));
+        assert_eq!(bucket.ready_at(rate, Instant(1_001)), Instant(2_501), "waiting does not move the end");
+        assert_eq!(bucket.ready_at(rate, Instant(2_501)), Instant(2_501));
+        bucket.charge(rate, Instant(1_000_000), 5_000);
+        assert_eq!(bucket.ready_at(rate, Instant(1_000_000)), Instant(1_000_000), "no more than the burst is saved");
+        bucket.charge(rate, Instant(1_000_000), 1);
+        assert_eq!(bucket.ready_at(rate, Instant(1_000_000)), Instant(1_000_001));
+        // A clock that stands still or goes back pays nothing back, and takes nothing.
+        bucket.charge(rate, Instant(5), 10);
+        assert_eq!(bucket.ready_at(rate, Instant(5)), Instant(16));
+    }
+
+    #[test]
+    fn the_sum_over_time_is_the_rate() {
+        let rate = Rate { per_second: 7, burst: 3 };
+        let (mut bucket, mut now, mut used) = (Bucket::full(rate, Instant(0)), Instant(0), 0_u64);
+        while now.0 < 100_000 {
+            bucket.charge(rate, now, 1);
+            used += 1;
+            now = bucket.ready_at(rate, now);
+        }
+        assert!((700..=705).contains(&used), "{used}");
+    }
+
+    #[test]
+    fn addresses_are_counted_by_v4_and_by_slash_64() {
+        let table = Arc::new(Addresses::default());
+        let enter = |text: &str| table.enter(text.parse().unwrap(), Some(2));
+        let a = enter("2001:db8:1:2::1").unwrap();
+        let _b = enter("2001:db8:1:2:ffff::9").unwrap();
+        assert!(enter("2001:db8:1:2::3").is_none(), "same /64");
+        let _c = enter("2001:db8:1:3::1").unwrap();
+        let _d = enter("192.0.2.1").unwrap();
+        let e = enter("::ffff:192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none(), "a mapped address is the IPv4 one");
+        assert_eq!(table.len(), 3);
+        drop((a, e));
+        assert!(enter("2001:db8:1:2::3").is_some() && enter("192.0.2.1").is_some());
+        assert!(table.enter("192.0.2.1".parse().unwrap(), None).is_some(), "switched off");
+        assert!(table.enter("192.0.2.77".parse().unwrap(), Some(0)).is_none());
+        assert_eq!(table.len(), 3, "a refusal leaves nothing");
+    }
+
+    #[test]
+    fn connections_of_an_address_share_its_bytes() {
+        let table = Arc::new(Addresses::default());
+        let rate = Rate { per_second: 100, burst: 1_000 };
+        let [a, b] = [(); 2].map(|()| table.enter("192.0.2.1".parse().unwrap(), None).unwrap());
+        assert_eq!(a.charge(rate, Instant(1), 1_000), Instant(1));
+        assert_eq!(b.charge(rate, Instant(1), 100), Instant(1_001));
+        drop((a, b));
+        assert_eq!(table.len(), 0);
+    }
+}

@@ -1,0 +1,611 @@
+//! The actor of one client stream: owns the socket and its TLS, and drives [`crate::core::Connection`].
+//!
+//! Everything happens at the end of a turn, in [`StreamActor::poll`]: what the core wants is gathered, encrypted and
+//! written at once, and only then more is read. Buffers belong to the plane; an idle connection holds none.
+
+use crate::budget::{Bucket, Place};
+use crate::config::{ListenerKind, Live};
+use crate::core::{Connection, Output};
+use crate::plane::{Plane, READ_BYTES_MAX, Scratch, Slot};
+use crate::tls::Tls;
+use actor::{Actor, Clock, Context};
+use bytes::Bytes;
+use frame::{EdgeMsg, FromEdge, ToEdge, ToShard, ToShardBody};
+use rpc::{Refused, RefusedReason};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use stream::TlsInfo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use types::{BareJid, Epoch, Instant, Now, ShardId};
+
+/// Messages that wait for one stream. A shard has at most `TAIL_STANZAS_MAX` outputs of a session under way, and an
+/// outcome for each of `INPUTS_HELD_MAX` inputs; with twice that the stream is stuck, and is closed.
+pub(crate) const MAILBOX_MAX: usize = 2 * (types::limit::TAIL_STANZAS_MAX + types::limit::INPUTS_HELD_MAX);
+/// Reads of one connection in a turn; then others have theirs.
+const READS_PER_TURN: usize = 4;
+/// With more than this waiting to be read by the client, nothing more is read from it.
+const BACKLOG_STOPS_READING: usize = 256 * 1024;
+/// A frame that the link refused is tried again after this.
+const FRAME_RETRY: Duration = Duration::from_millis(10);
+/// After the farewell: time for the client to read it and to close.
+const LINGER_MAX: Duration = Duration::from_secs(3);
+
+/// What a stream's actor takes.
+pub(crate) enum Message {
+    /// From a shard.
+    Frame(ToEdge),
+    /// A time that it asked for has come.
+    Wake,
+    /// A password was compared.
+    Verified(bool),
+    /// Keys were derived from a password.
+    Derived(Result<Bytes, sasl::SaslError>),
+    /// The shard that it speaks to has another owner or epoch.
+    Placement { shard: ShardId, epoch: Epoch },
+    /// The node is going down.
+    Drain,
+}
+
+/// What the socket carries.
+enum Channel {
+    Plain,
+    Tls(Tls),
+}
+
+/// How far the end of the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It goes on.
+    No,
+    /// Send what is waiting, then say that nothing follows.
+    Flushing,
+    /// Said; wait for the client to close, so that a reset does not overtake what it has not read yet.
+    Lingering,
+    /// It is closed; the core may still have something to say to its shard.
+    Dead,
+}
+
+/// A frame that the link has no room for.
+struct Held {
+    account: BareJid,
+    /// Taken out only to be tried again.
+    body: EdgeMsg,
+}
+
+struct StreamActor {
+    plane: Rc<Plane>,
+    slot: Rc<Slot>,
+    live: Arc<Live>,
+    /// `None` once it is dead.
+    socket: Option<TcpStream>,
+    place: Place,
+    channel: Channel,
+    /// `None` during the handshake of direct TLS.
+    core: Option<Box<Connection>>,
+    /// Bytes that the socket has not taken.
+    backlog: Vec<u8>,
+    /// When the socket last took some of the backlog.
+    backlog_since: Instant,
+    /// Nothing else of the core is done, and nothing read, until it is taken.
+    held: Option<Box<Held>>,
+    bytes: Option<Bucket>,
+    stanzas: Option<Bucket>,
+    /// Nothing is read before.
+    read_after: Instant,
+    /// End of a handshake, of flushing or of lingering.
+    deadline: Instant,
+    ending: Ending,
+    /// It ended as it should, not by a panic.
+    finished: bool,
+}
+
+/// Begin with an accepted socket.
+pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place, kind: ListenerKind) {
+    let now = Clock.now();
+    let slot = plane.open_slot();
+    let limits = live.limits;
+    let mut actor = StreamActor {
+        plane,
+        slot: Rc::clone(&slot),
+        live,
+        socket: Some(socket),
+        place,
+        channel: Channel::Plain,
+        core: None,
+        backlog: Vec::new(),
+        backlog_since: now.mono,
+        held: None,
+        bytes: limits.bytes_per_connection.map(|rate| Bucket::full(rate, now.mono)),
+        stanzas: limits.stanzas_per_connection.map(|rate| Bucket::full(rate, now.mono)),
+        read_after: Instant(0),
+        deadline: Instant::NEVER,
+        ending: Ending::No,
+        finished: false,
+    };
+    match kind {
+        ListenerKind::StartTls => actor.begin_stream(now, None),
+        ListenerKind::DirectTls => actor.begin_tls(now, true),
+    }
+    let address = actor::start_here(MAILBOX_MAX, actor);
+    *slot.address.borrow_mut() = Some(address);
+}
+
+impl Actor for StreamActor {
+    type Message = Message;
+    const POLLED: bool = true;
+
+    fn handle(&mut self, _: &mut Context<'_, Self>, message: Message) {
+        let now = Clock.now();
+        let Some(core) = &mut self.core else {
+            if matches!(message, Message::Drain) {
+                self.die(now);
+            }
+            return;
+        };
+        match message {
+            Message::Frame(frame) => core.handle_frame(now, frame),
+            Message::Wake => {}
+            Message::Verified(ok) => core.handle_plain_verified(now, ok),
+            Message::Derived(result) => core.handle_derived(now, result),
+            Message::Placement { shard, epoch } => {
+                // A frame for the old owner goes nowhere; the core says it again to the new one.
+                if self.held.take().is_some() {
+                    core.handle_unreachable(now);
+                }
+                core.handle_placement(now, shard, epoch);
+            }
+            Message::Drain => core.handle_drain(now),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_, Self>, task: &mut std::task::Context<'_>) {
+        let plane = Rc::clone(&self.plane);
+        let mut scratch = plane.scratch.borrow_mut();
+        let now = Clock.now();
+        self.turn(now, task, &mut scratch);
+        scratch.clear();
+        drop(scratch);
+        if self.ending == Ending::Dead && self.held.is_none() && self.core.as_ref().is_none_or(|core| core.is_done()) {
+            self.finished = true;
+            context.stop();
+        } else {
+            plane.arm(&self.slot, self.next_wake(now));
+        }
+    }
+}
+
+impl Drop for StreamActor {
+    fn drop(&mut self) {
+        // A panic ends one stream. Its session must not stay attached to nobody: what the core has to say to its shard is
+        // said, if it still can.
+        if !self.finished && let Some(core) = self.core.take() {
+            let farewell = std::panic::AssertUnwindSafe(|| self.farewell(core));
+            if std::panic::catch_unwind(farewell).is_err() {
+                tracing::error!(conn = ?self.slot.id, "a stream that panicked could not detach its session");
+            }
+        }
+        self.plane.close_slot(&self.slot);
+    }
+}
+
+impl StreamActor {
+    /// One turn: what the core wants, then reading, while there is something to read and others need not wait too long.
+    fn turn(&mut self, now: Now, task: &mut std::task::Context<'_>, scratch: &mut Scratch) {
+        self.check_bounds(now);
+        if let Some(core) = &mut self.core
+            && core.next_timeout() <= now.mono
+        {
+            core.handle_timeout(now);
+        }
+        for _ in 0..READS_PER_TURN {
+            self.drive_core(now, scratch);
+            self.send(now, task, scratch);
+            if !self.read(now, task, scratch) {
+                return;
+            }
+        }
+        self.drive_core(now, scratch);
+        self.send(now, task, scratch);
+        task.waker().wake_by_ref();
+    }
+
+    fn check_bounds(&mut self, now: Now) {
+        let counters = &self.plane.counters;
+        if self.ending == Ending::Dead {
+            return;
+        }
+        if self.slot.overrun.replace(false) {
+            counters.closed_overrun.increment(1);
+            tracing::info!(conn = ?self.slot.id, "closed a stream that took no messages");
+        } else if !self.backlog.is_empty() && self.backlog_since + self.live.limits.write_stall_max <= now.mono {
+            counters.closed_stalled.increment(1);
+        } else if self.deadline <= now.mono {
+            if self.is_handshaking() {
+                counters.handshakes_failed.increment(1);
+            }
+        } else {
+            return;
+        }
+        self.die(now);
+    }
+
+    fn is_handshaking(&self) -> bool {
+        matches!(&self.channel, Channel::Tls(tls) if tls.is_handshaking())
+    }
+
+    fn begin_stream(&mut self, now: Now, direct_tls: Option<TlsInfo>) {
+        let mut random = [0; 32];
+        if aws_lc_rs::rand::fill(&mut random).is_err() {
+            // Nothing safe can be done without random numbers.
+            return self.die(now);
+        }
+        let settings = Arc::clone(&self.live.settings);
+        self.core = Some(Box::new(Connection::new(settings, self.slot.id, random, now, direct_tls)));
+    }
+
+    fn begin_tls(&mut self, now: Now, direct: bool) {
+        match Tls::new(self.plane.configs.get(direct)) {
+            Ok(tls) => {
+                self.channel = Channel::Tls(tls);
+                self.deadline = now.mono + self.live.limits.tls_handshake_max;
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot begin TLS with the configuration in force");
+                self.die(now);
+            }
+        }
+    }
+
+    /// Do what the core wants done. What is to be written is left in `scratch.output`, encrypted.
+    fn drive_core(&mut self, now: Now, scratch: &mut Scratch) {
+        if let Some(held) = self.held.take() {
+            self.submit(now, held.account, held.body);
+        }
+        while self.held.is_none() {
+            let Some(output) = self.core.as_mut().and_then(|core| core.poll_output()) else {
+                break;
+            };
+            match output {
+                Output::Write(bytes) => scratch.plain_out.extend_from_slice(&bytes),
+                Output::Frame { account, body } => self.submit(now, account, body),
+                Output::StartTls => {
+                    self.encrypt(now, scratch);
+                    if self.ending == Ending::No {
+                        self.begin_tls(now, false);
+                    }
+                }
+                Output::VerifyPlain { credentials, password } => {
+                    let job = move || Message::Verified(credentials.verify_plain(password.as_str()));
+                    if !self.on_pool(job)
+                        && let Some(core) = &mut self.core
+                    {
+                        core.handle_plain_verified(now, false);
+                    }
+                }
+                Output::Derive { password, random, iterations } => {
+                    let job = move || {
+                        let derived = sasl::Credentials::derive(password.as_str(), &random, iterations);
+                        Message::Derived(derived.map(|credentials| Bytes::from(credentials.encode())))
+                    };
+                    if !self.on_pool(job)
+                        && let Some(core) = &mut self.core
+                    {
+                        core.handle_derived(now, Err(sasl::SaslError::Corrupt));
+                    }
+                }
+                Output::Close => self.say_goodbye(now, scratch),
+            }
+        }
+        self.encrypt(now, scratch);
+    }
+
+    /// Have a password thread do `job`. `false`: too many wait.
+    fn on_pool(&self, job: impl FnOnce() -> Message + Send + 'static) -> bool {
+        let Some(address) = self.slot.address.borrow().clone() else {
+            return false;
+        };
+        let taken = self.plane.shared.pool.run(address, job);
+        if !taken {
+            self.plane.counters.password_jobs_refused.increment(1);
+        }
+        taken
+    }
+
+    /// Hand a frame to the link, or hold it, or tell the core that nobody takes it.
+    fn submit(&mut self, now: Now, account: BareJid, body: EdgeMsg) {
+        let (shard, owner) = self.plane.shared.placement.current().locate(account.as_str());
+        self.slot.shard.set(Some(shard));
+        let stanza = matches!(body, EdgeMsg::Submit { attempt: 1, .. });
+        let login = if let EdgeMsg::LoginEnded { ok } = body { Some(ok) } else { None };
+        let epoch = owner.map_or(Epoch::default(), |owner| owner.epoch);
+        let body = ToShardBody::Edge(FromEdge { conn: self.slot.id, account, body });
+        let sent = match owner {
+            Some(_) => self.plane.link.to_shard(ToShard { shard, epoch, body }).map_err(|Refused { reason, frame }| (reason, *frame)),
+            None => Err((RefusedReason::NoOwner, ToShard { shard, epoch, body })),
+        };
+        match sent {
+            Ok(()) => self.count_sent(now, stanza, login),
+            Err((reason, frame)) => {
+                self.plane.counters.frames_refused.increment(1);
+                match (reason, frame.body) {
+                    (RefusedReason::Full, ToShardBody::Edge(FromEdge { account, body, .. })) => {
+                        self.held = Some(Box::new(Held { account, body }));
+                    }
+                    _ => {
+                        if let Some(core) = &mut self.core {
+                            core.handle_unreachable(now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn count_sent(&mut self, now: Now, stanza: bool, login: Option<bool>) {
+        match login {
+            Some(true) => self.plane.counters.logins.increment(1),
+            Some(false) => self.plane.counters.logins_failed.increment(1),
+            None => {}
+        }
+        if stanza {
+            self.plane.counters.stanzas_received.increment(1);
+            if let (Some(bucket), Some(rate)) = (&mut self.stanzas, self.live.limits.stanzas_per_connection) {
+                bucket.charge(rate, now.mono, 1);
+                let ready = bucket.ready_at(rate, now.mono);
+                self.slow(now, ready);
+            }
+        }
+    }
+
+    /// Put what the core wrote behind `scratch.output`, as it goes over the wire.
+    fn encrypt(&mut self, now: Now, scratch: &mut Scratch) {
+        if scratch.plain_out.is_empty() {
+            return;
+        }
+        if matches!(self.ending, Ending::No) {
+            match &mut self.channel {
+                Channel::Plain => scratch.output.extend_from_slice(&scratch.plain_out),
+                Channel::Tls(tls) => {
+                    if let Err(error) = tls.write(&scratch.plain_out, &mut scratch.output) {
+                        tracing::debug!(conn = ?self.slot.id, %error, "cannot write");
+                        self.die(now);
+                    }
+                }
+            }
+        }
+        scratch.plain_out.clear();
+    }
+
+    /// The core has said all that it will: flush, then close.
+    fn say_goodbye(&mut self, now: Now, scratch: &mut Scratch) {
+        self.encrypt(now, scratch);
+        if self.ending != Ending::No {
+            return;
+        }
+        if let Channel::Tls(tls) = &mut self.channel
+            && let Err(error) = tls.close(&mut scratch.output)
+        {
+            tracing::debug!(conn = ?self.slot.id, %error, "cannot close cleanly");
+        }
+        self.ending = Ending::Flushing;
+        self.deadline = now.mono + self.live.limits.write_stall_max;
+    }
+
+    /// Write what there is, as much as the socket takes; the rest is the backlog.
+    fn send(&mut self, now: Now, task: &mut std::task::Context<'_>, scratch: &mut Scratch) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        let fresh = self.backlog.is_empty();
+        if !fresh {
+            self.backlog.append(&mut scratch.output);
+        }
+        let bytes = if fresh { &scratch.output } else { &self.backlog };
+        let mut written = 0;
+        let mut failed = false;
+        while written < bytes.len() {
+            match Pin::new(&mut *socket).poll_write(task, &bytes[written..]) {
+                Poll::Ready(Ok(n)) if n > 0 => written += n,
+                Poll::Ready(_) => {
+                    failed = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.plane.counters.bytes_sent.increment(written as u64);
+        let rest = bytes.len() - written;
+        if failed {
+            return self.die(now);
+        }
+        if rest == 0 {
+            scratch.output.clear();
+            self.backlog = Vec::new();
+            if self.ending == Ending::Flushing {
+                // shutdown(2) does not wait; an error means that the client is gone, which the next read shows.
+                let _ = Pin::new(socket).poll_shutdown(task);
+                self.ending = Ending::Lingering;
+                self.deadline = now.mono + LINGER_MAX;
+            }
+            return;
+        }
+        if fresh || written > 0 {
+            self.backlog_since = now.mono;
+        }
+        if fresh {
+            self.backlog = scratch.output[written..].to_vec();
+            scratch.output.clear();
+        } else {
+            self.backlog.drain(..written);
+        }
+        if rest > self.live.limits.write_backlog_bytes_max {
+            self.plane.counters.closed_backlog.increment(1);
+            tracing::info!(conn = ?self.slot.id, bytes = rest, "closed a stream whose client reads too slowly");
+            self.die(now);
+        }
+    }
+
+    /// Read once. `true`: something came of it, so the core may want something.
+    fn read(&mut self, now: Now, task: &mut std::task::Context<'_>, scratch: &mut Scratch) -> bool {
+        let wanted = match self.ending {
+            Ending::No => {
+                self.held.is_none()
+                    && self.read_after <= now.mono
+                    && self.backlog.len() <= BACKLOG_STOPS_READING
+                    && self.core.as_ref().is_none_or(|core| core.wants_read())
+            }
+            Ending::Lingering => true,
+            Ending::Flushing | Ending::Dead => false,
+        };
+        let Some(socket) = self.socket.as_mut().filter(|_| wanted) else {
+            return false;
+        };
+        let partial = if let Channel::Tls(tls) = &self.channel { tls.partial() } else { &[] };
+        let head = partial.len();
+        scratch.input[..head].copy_from_slice(partial);
+        let mut buffer = ReadBuf::new(&mut scratch.input[head..head + READ_BYTES_MAX]);
+        match Pin::new(socket).poll_read(task, &mut buffer) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+            Poll::Ready(_) => {
+                self.die(now);
+                return true;
+            }
+        }
+        let count = buffer.filled().len();
+        if self.ending == Ending::Lingering {
+            return true;
+        }
+        self.plane.counters.bytes_received.increment(count as u64);
+        self.charge(now, count);
+        if matches!(self.channel, Channel::Tls(_)) {
+            self.decrypt(now, head + count, scratch);
+        } else if let Some(core) = &mut self.core {
+            core.handle_bytes(now, &scratch.input[..count]);
+        }
+        true
+    }
+
+    /// Process the first `count` bytes of `scratch.input`.
+    fn decrypt(&mut self, now: Now, count: usize, scratch: &mut Scratch) {
+        let Channel::Tls(tls) = &mut self.channel else {
+            return;
+        };
+        let handshaking = tls.is_handshaking();
+        scratch.plain_in.clear();
+        let progress = match tls.read(&mut scratch.input[..count], &mut scratch.plain_in, &mut scratch.output) {
+            Ok(progress) => progress,
+            Err(error) => {
+                if handshaking {
+                    self.plane.counters.handshakes_failed.increment(1);
+                }
+                tracing::debug!(conn = ?self.slot.id, %error, "TLS ended");
+                // The alert is in the output. Nothing may be asked of rustls behind an error.
+                self.channel = Channel::Plain;
+                return self.lose(now, Ending::Flushing);
+            }
+        };
+        if let Some(info) = progress.established {
+            self.plane.counters.handshakes.increment(1);
+            self.deadline = Instant::NEVER;
+            match &mut self.core {
+                Some(core) => core.handle_tls(now, info),
+                None => self.begin_stream(now, Some(info)),
+            }
+        }
+        if let Some(core) = &mut self.core
+            && !scratch.plain_in.is_empty()
+        {
+            core.handle_bytes(now, &scratch.plain_in);
+        }
+        if progress.closed && self.ending == Ending::No {
+            self.drive_core(now, scratch);
+            if self.ending == Ending::No {
+                self.say_goodbye(now, scratch);
+                self.lose(now, Ending::Flushing);
+            }
+        }
+    }
+
+    fn charge(&mut self, now: Now, count: usize) {
+        let limits = &self.live.limits;
+        let mut ready = now.mono;
+        if let (Some(bucket), Some(rate)) = (&mut self.bytes, limits.bytes_per_connection) {
+            bucket.charge(rate, now.mono, count);
+            ready = bucket.ready_at(rate, now.mono);
+        }
+        if let Some(rate) = limits.bytes_per_address {
+            ready = ready.max(self.place.charge(rate, now.mono, count));
+        }
+        self.slow(now, ready);
+    }
+
+    fn slow(&mut self, now: Now, ready: Instant) {
+        if ready > now.mono && ready > self.read_after {
+            if self.read_after <= now.mono {
+                self.plane.counters.reads_slowed.increment(1);
+            }
+            self.read_after = ready;
+        }
+    }
+
+    /// The socket is of no more use.
+    fn die(&mut self, now: Now) {
+        self.socket = None;
+        self.channel = Channel::Plain;
+        self.backlog = Vec::new();
+        self.lose(now, Ending::Dead);
+    }
+
+    /// The client is gone, or is to go, without a farewell of its stream.
+    fn lose(&mut self, now: Now, ending: Ending) {
+        let deadline = if ending == Ending::Dead { Instant::NEVER } else { now.mono + self.live.limits.write_stall_max };
+        self.deadline = deadline;
+        self.ending = ending;
+        if let Some(core) = &mut self.core {
+            core.handle_closed(now);
+        }
+    }
+
+    /// After a panic: let the core say what its shard must know.
+    fn farewell(&mut self, mut core: Box<Connection>) {
+        let now = Clock.now();
+        core.handle_closed(now);
+        // What a session has to say at its end is a few frames; more is a loop.
+        for _ in 0..2 * types::limit::INPUTS_HELD_MAX {
+            match core.poll_output() {
+                Some(Output::Frame { account, body }) => {
+                    let (shard, owner) = self.plane.shared.placement.current().locate(account.as_str());
+                    let epoch = owner.map_or(Epoch::default(), |owner| owner.epoch);
+                    let body = ToShardBody::Edge(FromEdge { conn: self.slot.id, account, body });
+                    if self.plane.link.to_shard(ToShard { shard, epoch, body }).is_err() {
+                        return;
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// When it must have a turn even if nothing happens.
+    fn next_wake(&self, now: Now) -> Instant {
+        let mut next = self.deadline;
+        if self.held.is_some() {
+            next = next.min(now.mono + FRAME_RETRY);
+        } else if let Some(core) = &self.core {
+            next = next.min(core.next_timeout());
+        }
+        if self.read_after > now.mono {
+            next = next.min(self.read_after);
+        }
+        if !self.backlog.is_empty() {
+            next = next.min(self.backlog_since + self.live.limits.write_stall_max);
+        }
+        next
+    }
+}

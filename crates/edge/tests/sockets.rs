@@ -1,0 +1,281 @@
+//! The shell over real sockets on loopback: logins, pushing back, bounds, limits, draining.
+
+mod support;
+
+use chappe_edge as edge;
+use chappe_edge::{Limits, Rate};
+use rpc::ShardMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use support::{Client, PASSWORD, WAIT, World};
+use types::{Epoch, limit};
+
+fn limits() -> Limits {
+    Limits::without_rates()
+}
+
+/// Run a future of the handle's.
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+const MESSAGE: &str = "<message to='juliet@im.example' type='chat'><body>hi</body></message>";
+
+#[test]
+fn logs_in_over_starttls_and_over_direct_tls() {
+    let world = World::new(limits());
+    for mut client in [world.starttls(), world.direct()] {
+        world.shards.state.lock().unwrap().seen.clear();
+        client.login("romeo");
+        client.send(MESSAGE);
+        world.shards.wait("a message", |s| s.seen.contains(&"submit 1".into()));
+        world.deliver("romeo", 1, "good night").unwrap();
+        client.expect("<body>good night</body></message>");
+        client.send("</stream:stream>");
+        assert!(client.rest().ends_with("</stream:stream>"));
+        world.shards.wait("the session to end", |s| s.seen.contains(&"close".into()));
+        let seen = world.shards.state.lock().unwrap().seen.clone();
+        assert_eq!(seen, ["credentials", "login true", "bind", "submit 1", "close"]);
+    }
+    world.wait_for_connections(0);
+    assert_eq!(world.edge.counts().accepted, 2);
+}
+
+#[test]
+fn plain_is_verified_off_the_plane() {
+    let world = World::new(limits());
+    let mut client = world.direct();
+    client.plain("romeo", "wrong");
+    client.expect("<not-authorized/></failure>");
+    client.plain("romeo", PASSWORD);
+    client.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'");
+    client.bind();
+    let seen = world.shards.state.lock().unwrap().seen.clone();
+    assert_eq!(seen, ["credentials", "login false", "credentials", "login true", "bind"]);
+}
+
+#[test]
+fn a_lost_socket_detaches_the_session() {
+    let world = World::new(limits());
+    let mut client = world.direct();
+    client.login("romeo");
+    client.enable();
+    drop(client);
+    world.shards.wait("detach", |s| s.seen.contains(&"detach".into()));
+    world.wait_for_connections(0);
+}
+
+#[test]
+fn bytes_behind_starttls_close_the_connection() {
+    // RFC 6120 §5.4.3.3 and CVE-2011-0411: what came in the clear is not taken for what came secured.
+    let world = World::new(limits());
+    let mut client = Client::new(world.connect(0));
+    client.open();
+    client.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHIAcg==</auth>");
+    let rest = client.rest();
+    assert!(!rest.contains("<proceed"), "{rest}");
+    assert!(!rest.contains("<success"), "{rest}");
+    world.wait_for_connections(0);
+}
+
+#[test]
+fn what_is_no_tls_is_told_so_on_the_direct_port() {
+    let world = World::new(limits());
+    let mut client = Client::new(world.connect(1));
+    client.send("<?xml version='1.0'?><stream:stream to='im.example'");
+    let mut alert = Vec::new();
+    client.socket.read_to_end(&mut alert).unwrap();
+    assert_eq!(alert.first(), Some(&21), "{alert:?}");
+    world.wait_for_connections(0);
+}
+
+#[test]
+fn a_handshake_has_its_time() {
+    let world = World::new(Limits { tls_handshake_max: Duration::from_millis(100), ..limits() });
+    let mut silent = world.connect(1);
+    assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
+    world.wait_for_connections(0);
+    assert_eq!(world.shards.count(""), 0);
+}
+
+#[test]
+fn reads_no_more_than_the_edge_may_hold() {
+    let world = World::new(limits());
+    let mut client = world.starttls();
+    client.login("romeo");
+    world.shards.state.lock().unwrap().withhold = true;
+    // Far more than the socket buffers take: sending must come to a halt.
+    let body = "x".repeat(8_000);
+    let message = format!("<message to='juliet@im.example' type='chat'><body>{body}</body></message>");
+    client.socket.sock.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut sent = 0_usize;
+    let mut rest: &[u8] = &[];
+    let halted = loop {
+        if rest.is_empty() {
+            rest = message.as_bytes();
+            sent += 1;
+        }
+        match client.socket.write(rest) {
+            Ok(n) => rest = &rest[n..],
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break true,
+            Err(e) => panic!("{e}"),
+        }
+        if sent > 20_000 {
+            break false;
+        }
+    };
+    assert!(halted, "the edge went on reading");
+    // 256 KiB are reached before 64 stanzas; the one that reaches it is still taken.
+    let held = limit::INPUTS_HELD_BYTES_MAX / message.len() + 1;
+    world.shards.wait("inputs", |s| s.seen.iter().any(|s| s.starts_with("submit ")));
+    std::thread::sleep(Duration::from_millis(200));
+    let submitted = world.shards.count("submit ");
+    assert!(submitted <= held + 1 && submitted >= held - 2, "{submitted} of about {held}");
+    // Small ones are bounded by number: a second client.
+    world.add_account("mercutio");
+    let mut other = world.direct();
+    other.login("mercutio");
+    let before = world.shards.count("submit ");
+    for _ in 0..200 {
+        other.send(MESSAGE);
+    }
+    world.shards.wait("64 inputs", |s| s.seen.iter().filter(|s| s.starts_with("submit ")).count() >= before + limit::INPUTS_HELD_MAX);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(world.shards.count("submit "), before + limit::INPUTS_HELD_MAX);
+}
+
+/// A client that reads nothing, while its shard goes on delivering; what was delivered.
+fn deliver_to_a_deaf_client(world: &World) -> usize {
+    let mut client = world.direct();
+    client.login("romeo");
+    client.enable();
+    let body = "y".repeat(16_000);
+    let start = Instant::now();
+    let mut m = 0;
+    while world.edge.counts().connections > 0 {
+        assert!(start.elapsed() < WAIT, "still open after {m} messages");
+        if m < 4_000 {
+            for _ in 0..20 {
+                m += 1;
+                let _ = world.deliver("romeo", m, &body);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    world.shards.wait("detach", |s| s.seen.contains(&"detach".into()));
+    drop(client);
+    m as usize * body.len()
+}
+
+#[test]
+fn a_slow_reader_is_closed_at_the_bound() {
+    let world = World::new(Limits { write_backlog_bytes_max: 256 * 1024, write_stall_max: WAIT, ..limits() });
+    let delivered = deliver_to_a_deaf_client(&world);
+    assert!(delivered > 256 * 1024, "{delivered}");
+}
+
+#[test]
+fn a_stuck_reader_is_closed_in_time() {
+    let limits = Limits { write_backlog_bytes_max: usize::MAX, write_stall_max: Duration::from_millis(300), ..limits() };
+    deliver_to_a_deaf_client(&World::new(limits));
+}
+
+#[test]
+fn connections_are_counted_per_address_and_in_all() {
+    for limits in [
+        Limits { connections_per_address_max: Some(3), ..limits() },
+        Limits { connections_max: Some(3), ..limits() },
+    ] {
+        let world = World::new(limits);
+        let open: Vec<TcpStream> = (0..3).map(|_| world.connect(0)).collect();
+        world.wait_for_connections(3);
+        let mut one_too_many = world.connect(0);
+        assert_eq!(one_too_many.read(&mut [0; 16]).unwrap_or(0), 0, "closed");
+        assert_eq!(world.edge.counts().refused, 1);
+        drop(open);
+        world.wait_for_connections(0);
+        Client::new(world.connect(0)).open();
+    }
+}
+
+#[test]
+fn a_rate_slows_reading_and_loses_nothing() {
+    let rate = Rate { per_second: 100_000, burst: 20_000 };
+    for limits in [
+        Limits { bytes_per_connection: Some(rate), ..limits() },
+        Limits { bytes_per_address: Some(rate), ..limits() },
+        Limits { stanzas_per_connection: Some(Rate { per_second: 40, burst: 5 }), ..limits() },
+    ] {
+        let world = World::new(limits);
+        let mut client = world.direct();
+        client.login("romeo");
+        let message = format!("<message to='juliet@im.example' type='chat'><body>{}</body></message>", "z".repeat(4_000));
+        let start = Instant::now();
+        // 100 KB or 25 stanzas beyond a burst: between 0.5 and 1 s at the rate.
+        for _ in 0..30 {
+            client.send(&message);
+        }
+        world.shards.wait("all of them", |s| s.seen.contains(&"submit 30".into()));
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(400), "{took:?} with {limits:?}");
+        assert!(took < Duration::from_secs(8), "{took:?} with {limits:?}");
+        assert_eq!(world.shards.count("submit "), 30);
+    }
+}
+
+#[test]
+fn a_new_owner_gets_the_edges_copy() {
+    let world = World::new(limits());
+    let mut client = world.direct();
+    client.login("romeo");
+    world.shards.state.lock().unwrap().withhold = true;
+    client.send(MESSAGE);
+    world.shards.wait("a message", |s| s.seen.contains(&"submit 1".into()));
+    let changed = world.net.placement().replace(ShardMap::on_one_node(0, 16, 2, Epoch(2)));
+    assert_eq!(changed.len(), 16);
+    block_on(world.edge.placement_changed(&changed));
+    world.shards.wait("the copy", |s| s.seen.contains(&"reattach 1 inputs".into()));
+}
+
+#[test]
+fn draining_tells_everybody_and_ends() {
+    let world = World::new(limits());
+    let mut clients: Vec<_> = ["a", "b", "c", "d", "e"]
+        .iter()
+        .map(|name| {
+            world.add_account(name);
+            let mut client = world.direct();
+            client.login(name);
+            client.enable();
+            client
+        })
+        .collect();
+    let clear = world.connect(0);
+    world.wait_for_connections(6);
+    let address = world.edge.addresses()[0];
+    let edge = world.edge.clone();
+    let drained = std::thread::spawn(move || block_on(edge.drain(1_000, WAIT)));
+    for client in &mut clients {
+        let rest = client.rest();
+        assert!(rest.contains("<system-shutdown") && rest.ends_with("</stream:stream>"), "{rest}");
+    }
+    drop(clients);
+    drop(clear);
+    assert_eq!(drained.join().unwrap(), 0);
+    assert_eq!(world.shards.count("detach"), 5, "every session can be resumed");
+    assert!(TcpStream::connect(address).is_err(), "nobody listens");
+}
+
+#[test]
+fn new_limits_hold_for_new_connections() {
+    let world = World::new(limits());
+    let kept = world.connect(0);
+    world.wait_for_connections(1);
+    let settings = std::sync::Arc::new(edge::core::Settings::new(vec![types::BareJid::parse("im.example").unwrap()]));
+    world.edge.reload(edge::Live { settings, limits: Limits { connections_max: Some(1), ..limits() } });
+    let mut refused = world.connect(0);
+    assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
+    let mut kept = Client::new(kept);
+    kept.open();
+}
