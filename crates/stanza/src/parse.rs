@@ -47,8 +47,8 @@ impl Stanza {
     /// # Errors
     /// What is wrong with it, as a stream error; `UnsupportedStanzaType` for a stanza in the other content namespace.
     pub fn parse(frame: Bytes, stream_ns: &str) -> Result<Parsed, XmlError> {
-        let tokens = Tokens::with(&frame, [("", stream_ns), ("stream", ns::STREAM)])?;
-        match Reading::new(&frame, stream_ns).read(tokens)? {
+        let mut tokens = Tokens::with(&frame, [("", stream_ns), ("stream", ns::STREAM)])?;
+        match Reading::new(&frame, stream_ns).read(&mut tokens)? {
             Some(parsed) => Ok(parsed),
             None => Ok(Parsed::Other(Element::parse_in(&frame, &Scope::of_stream(stream_ns))?)),
         }
@@ -60,7 +60,7 @@ impl Stanza {
     /// # Errors
     /// As [`Stanza::parse`].
     pub fn parse_in(frame: Bytes, scope: &Scope, content_ns: &str) -> Result<Parsed, XmlError> {
-        match Reading::new(&frame, content_ns).read(Tokens::new(&frame, scope)?)? {
+        match Reading::new(&frame, content_ns).read(&mut Tokens::new(&frame, scope)?)? {
             Some(parsed) => Ok(parsed),
             None => Ok(Parsed::Other(Element::parse_in(&frame, scope)?)),
         }
@@ -71,9 +71,9 @@ impl Stanza {
     /// # Errors
     /// What is wrong with it; `InvalidXml` if it is no stanza.
     pub fn decode(bytes: Bytes) -> Result<Stanza, XmlError> {
-        let tokens = Tokens::with(&bytes, [("", ns::CLIENT)])?.with_depth_max(WRAPPED_DEPTH_MAX);
+        let mut tokens = Tokens::with(&bytes, [("", ns::CLIENT)])?.with_depth_max(WRAPPED_DEPTH_MAX);
         let reading = Reading { children_max: usize::MAX, ..Reading::new(&bytes, ns::CLIENT) };
-        match reading.read(tokens)? {
+        match reading.read(&mut tokens)? {
             Some(Parsed::Stanza(stanza)) => Ok(stanza),
             _ => Err(XmlError::InvalidXml),
         }
@@ -99,7 +99,7 @@ impl<'f> Reading<'f> {
     }
 
     /// `None` if the element is no stanza.
-    fn read(&self, mut tokens: Tokens<'f>) -> Result<Option<Parsed>, XmlError> {
+    fn read(&self, tokens: &mut Tokens<'f>) -> Result<Option<Parsed>, XmlError> {
         tokens.next()?;
         let Some(kind) = Kind::of_name(tokens.name()) else {
             return Ok(None);
@@ -110,8 +110,8 @@ impl<'f> Reading<'f> {
                 _ => Ok(None),
             };
         }
-        let Head { mut stanza, bad_to, bad_from } = read_head(kind, &tokens)?;
-        self.read_children(&mut tokens, &mut stanza.children)?;
+        let Head { mut stanza, bad_to, bad_from } = read_head(kind, tokens)?;
+        self.read_children(tokens, &mut stanza.children)?;
         if bad_to.is_none() && bad_from.is_none() {
             return Ok(Some(Parsed::Stanza(stanza)));
         }

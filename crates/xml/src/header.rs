@@ -2,7 +2,7 @@
 
 use crate::chars::{is_space, validate};
 use crate::element::Attr;
-use crate::tag::{self, RawAttrs};
+use crate::tag::{self, Declarations, RawAttrs, Sink};
 use crate::{Event, Scope, Tokens, XmlError, intern};
 use compact_str::CompactString;
 use types::ns;
@@ -113,19 +113,18 @@ pub fn check_declaration(bytes: &[u8]) -> Result<(), XmlError> {
     if inside.as_bytes().get(3).is_none_or(|&b| !is_space(b)) {
         return Err(XmlError::NotWellFormed);
     }
-    let mut attrs = RawAttrs::new();
-    let mut plain = true;
-    let name = tag::scan(inside, &mut attrs, &mut plain)?;
-    if name.whole != "xml" || attrs.iter().any(|a| !a.prefix.is_empty()) {
+    let (mut attrs, mut declarations, mut alike) = (RawAttrs::new(), Declarations::new(), true);
+    let name = tag::scan(inside, &mut Sink { attrs: &mut attrs, declarations: &mut declarations, alike: &mut alike })?;
+    if name.whole != "xml" || !declarations.is_empty() {
         return Err(XmlError::NotWellFormed);
     }
-    let names: Vec<_> = attrs.iter().map(|a| a.local).collect();
+    let names: Vec<_> = attrs.iter().map(|a| a.name.whole).collect();
     let order: &[&[&str]] = &[&["version"], &["version", "encoding"], &["version", "standalone"], &["version", "encoding", "standalone"]];
     if !order.contains(&&names[..]) || attrs[0].value != "1.0" {
         return Err(XmlError::NotWellFormed);
     }
     for attr in &attrs[1..] {
-        match attr.local {
+        match attr.name.whole {
             "encoding" if !attr.value.eq_ignore_ascii_case("utf-8") => return Err(XmlError::UnsupportedEncoding),
             "standalone" if !matches!(&*attr.value, "yes" | "no") => return Err(XmlError::NotWellFormed),
             _ => {}

@@ -4,55 +4,88 @@ use crate::XmlError;
 use crate::chars::{is_char, is_space, split_qname};
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use types::limit::{XML_ATTRIBUTE_BYTES_MAX, XML_ATTRIBUTES_MAX};
+use types::limit::{XML_ATTRIBUTE_BYTES_MAX, XML_ATTRIBUTES_MAX, XML_NAME_BYTES_MAX};
+
+/// A name as it was written, `prefix:local` or `local`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name<'a> {
+    pub whole: &'a str,
+    /// Where the local part begins.
+    local: u16,
+}
+
+impl<'a> Name<'a> {
+    #[inline]
+    pub fn prefix(self) -> &'a str {
+        if self.local == 0 { "" } else { &self.whole[..self.local as usize - 1] }
+    }
+
+    #[inline]
+    pub fn local(self) -> &'a str {
+        &self.whole[self.local as usize..]
+    }
+}
 
 /// An attribute as it was written; its value is unescaped and normalised (XML 1.0 §3.3.3).
 #[derive(Clone, Debug)]
 pub(crate) struct RawAttr<'a> {
-    pub prefix: &'a str,
-    pub local: &'a str,
+    pub name: Name<'a>,
     pub value: Cow<'a, str>,
-    /// Set by the tokenizer: index of the declaration of `prefix`.
+    /// Set by the tokenizer: number of the declaration of the prefix.
     pub ns: u16,
 }
 
-pub(crate) type RawAttrs<'a> = SmallVec<[RawAttr<'a>; 6]>;
-
-/// Name of a tag, split at its colon.
-pub(crate) struct Name<'a> {
-    pub whole: &'a str,
+/// A namespace declaration.
+#[derive(Clone, Debug)]
+pub(crate) struct Declaration<'a> {
+    /// Empty for the default namespace.
     pub prefix: &'a str,
-    pub local: &'a str,
+    pub uri: Cow<'a, str>,
 }
 
-/// Reads what stands between `<` and `>` (or `/>`) of a start tag. `alike` is cleared by anything that another parser
-/// might read in another way.
-pub(crate) fn scan<'a>(inside: &'a str, attrs: &mut RawAttrs<'a>, alike: &mut bool) -> Result<Name<'a>, XmlError> {
+pub(crate) type RawAttrs<'a> = SmallVec<[RawAttr<'a>; 6]>;
+pub(crate) type Declarations<'a> = SmallVec<[Declaration<'a>; 6]>;
+
+/// Where a tag's attributes go.
+pub(crate) struct Sink<'t, 'a> {
+    /// Attributes; cleared first.
+    pub attrs: &'t mut RawAttrs<'a>,
+    /// Namespace declarations; appended, not checked.
+    pub declarations: &'t mut Declarations<'a>,
+    /// Cleared by anything that another parser might read in another way.
+    pub alike: &'t mut bool,
+}
+
+/// Reads what stands between `<` and `>` (or `/>`) of a start tag.
+pub(crate) fn scan<'a>(inside: &'a str, sink: &mut Sink<'_, 'a>) -> Result<Name<'a>, XmlError> {
     let bytes = inside.as_bytes();
-    let mut i = bytes.iter().position(|&b| is_space(b)).unwrap_or(bytes.len());
-    let whole = &inside[..i];
-    let (prefix, local) = split_qname(whole)?;
-    attrs.clear();
+    let name = read_name(inside, 0)?;
+    let mut i = name.whole.len();
+    sink.attrs.clear();
+    let mut count = 0;
     loop {
         let before = i;
         i = skip_space(bytes, i);
         if i == bytes.len() {
-            return Ok(Name { whole, prefix, local });
+            return Ok(name);
         }
+        count += 1;
         if i == before {
             return Err(XmlError::NotWellFormed);
         }
-        i = scan_attr(inside, i, attrs, alike)?;
+        if count > XML_ATTRIBUTES_MAX {
+            return Err(XmlError::PolicyViolation);
+        }
+        i = scan_attr(inside, i, sink)?;
     }
 }
 
 /// One attribute that begins at `i`; returns where it ends.
 #[inline]
-fn scan_attr<'a>(inside: &'a str, i: usize, attrs: &mut RawAttrs<'a>, alike: &mut bool) -> Result<usize, XmlError> {
+fn scan_attr<'a>(inside: &'a str, i: usize, sink: &mut Sink<'_, 'a>) -> Result<usize, XmlError> {
     let bytes = inside.as_bytes();
-    let name_len = bytes[i..].iter().position(|&b| b == b'=' || is_space(b)).ok_or(XmlError::NotWellFormed)?;
-    let (prefix, local) = split_qname(&inside[i..i + name_len])?;
-    let mut i = skip_space(bytes, i + name_len);
+    let name = read_name(inside, i)?;
+    let mut i = skip_space(bytes, i + name.whole.len());
     if bytes.get(i) != Some(&b'=') {
         return Err(XmlError::NotWellFormed);
     }
@@ -62,13 +95,63 @@ fn scan_attr<'a>(inside: &'a str, i: usize, attrs: &mut RawAttrs<'a>, alike: &mu
         _ => return Err(XmlError::NotWellFormed),
     };
     i += 1;
-    let len = memchr::memchr(quote, &bytes[i..]).ok_or(XmlError::NotWellFormed)?;
-    if len > XML_ATTRIBUTE_BYTES_MAX || attrs.len() == XML_ATTRIBUTES_MAX {
-        return Err(XmlError::PolicyViolation);
+    let (value, len) = read_value(&inside[i..], quote, sink.alike)?;
+    if let Some(rest) = name.whole.strip_prefix("xmlns")
+        && (rest.is_empty() || name.local == 6)
+    {
+        sink.declarations.push(Declaration { prefix: rest.strip_prefix(':').unwrap_or(rest), uri: value });
+    } else {
+        sink.attrs.push(RawAttr { name, value, ns: 0 });
     }
-    let value = read_value(&inside[i..i + len], alike)?;
-    attrs.push(RawAttr { prefix, local, value, ns: 0 });
     Ok(i + len + 1)
+}
+
+/// Classes of bytes in names: the ASCII part of XML 1.0 §2.3, and the rest.
+const NAME_START: u8 = 1;
+const NAME: u8 = 2;
+const COLON: u8 = 3;
+const NOT_ASCII: u8 = 4;
+
+static NAME_CLASS: [u8; 256] = {
+    let mut class = [0; 256];
+    let mut b = 0;
+    while b < 256 {
+        class[b] = match b as u8 {
+            b'A'..=b'Z' | b'a'..=b'z' | b'_' => NAME_START,
+            b'0'..=b'9' | b'-' | b'.' => NAME,
+            b':' => COLON,
+            0x80.. => NOT_ASCII,
+            _ => 0,
+        };
+        b += 1;
+    }
+    class
+};
+
+/// The QName that begins at `from` (Namespaces in XML §4).
+#[inline]
+fn read_name(inside: &str, from: usize) -> Result<Name<'_>, XmlError> {
+    let bytes = &inside.as_bytes()[from..];
+    let mut local = 0;
+    let mut plain = bytes.first().is_some_and(|&b| NAME_CLASS[b as usize] == NAME_START);
+    let mut len = bytes.len();
+    for (i, &b) in bytes.iter().enumerate() {
+        match NAME_CLASS[b as usize] {
+            NAME_START | NAME => {}
+            0 => {
+                len = i;
+                break;
+            }
+            COLON if local == 0 && bytes.get(i + 1).is_some_and(|&b| NAME_CLASS[b as usize] == NAME_START) => local = i + 1,
+            _ => plain = false,
+        }
+    }
+    let whole = &inside[from..from + len];
+    if plain && local.max(len - local) <= XML_NAME_BYTES_MAX {
+        return Ok(Name { whole, local: local as u16 });
+    }
+    let (prefix, _) = split_qname(whole)?;
+    Ok(Name { whole, local: if prefix.is_empty() { 0 } else { prefix.len() as u16 + 1 } })
 }
 
 #[inline]
@@ -79,14 +162,42 @@ fn skip_space(bytes: &[u8], mut i: usize) -> usize {
     i
 }
 
-#[inline]
-fn read_value<'a>(raw: &'a str, alike: &mut bool) -> Result<Cow<'a, str>, XmlError> {
-    let bytes = raw.as_bytes();
-    let special = |b: &u8| matches!(b, b'&' | b'<' | b'>' | b'\t' | b'\n' | b'\r');
-    match bytes.iter().position(special) {
-        None => Ok(Cow::Borrowed(raw)),
-        Some(first) => unescape_value(raw, first, alike).map(Cow::Owned),
+/// Bytes at which a value ends or needs a closer look.
+static VALUE_SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let list = b"&<>\t\n\r'\"";
+    let mut i = 0;
+    while i < list.len() {
+        special[list[i] as usize] = true;
+        i += 1;
     }
+    special
+};
+
+/// The value up to `quote`, and how many bytes it has as written.
+#[inline]
+fn read_value<'a>(from: &'a str, quote: u8, alike: &mut bool) -> Result<(Cow<'a, str>, usize), XmlError> {
+    let bytes = from.as_bytes();
+    for (i, &b) in bytes.iter().enumerate() {
+        if !VALUE_SPECIAL[b as usize] {
+            continue;
+        }
+        if b == quote {
+            if i > XML_ATTRIBUTE_BYTES_MAX {
+                return Err(XmlError::PolicyViolation);
+            }
+            return Ok((Cow::Borrowed(&from[..i]), i));
+        }
+        if matches!(b, b'\'' | b'"') {
+            continue;
+        }
+        let len = i + memchr::memchr(quote, &bytes[i..]).ok_or(XmlError::NotWellFormed)?;
+        if len > XML_ATTRIBUTE_BYTES_MAX {
+            return Err(XmlError::PolicyViolation);
+        }
+        return Ok((Cow::Owned(unescape_value(&from[..len], i, alike)?), len));
+    }
+    Err(XmlError::NotWellFormed)
 }
 
 /// XML 1.0 §3.3.3: white space becomes a space (a line end counts as one, §2.11), references are replaced.

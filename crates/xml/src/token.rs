@@ -3,7 +3,7 @@
 //! quick-xml finds the tokens; it checks neither names nor attributes nor namespaces, so that is done here.
 
 use crate::chars::validate;
-use crate::tag::{self, RawAttrs};
+use crate::tag::{self, Declaration, Declarations, Name, RawAttrs, Sink};
 use crate::{Scope, XmlError, intern};
 use compact_str::CompactString;
 use quick_xml::Reader;
@@ -42,14 +42,8 @@ pub struct AttrRef<'t> {
     pub value: &'t str,
 }
 
-struct Declaration<'a> {
-    prefix: Cow<'a, str>,
-    uri: Cow<'a, str>,
-}
-
 struct Open<'a> {
-    whole: &'a str,
-    local: &'a str,
+    name: Name<'a>,
     ns: u16,
     /// Declarations in force outside of this element.
     declarations: u16,
@@ -63,14 +57,14 @@ pub struct Tokens<'a> {
     reader: Reader<&'a [u8]>,
     depth_max: usize,
     open: SmallVec<[Open<'a>; 8]>,
-    declarations: SmallVec<[Declaration<'a>; 6]>,
+    declarations: Declarations<'a>,
     attrs: RawAttrs<'a>,
     state: State,
     /// Where the last start tag begins.
     from: usize,
     /// Length of `declarations` outside of the fragment that [`Tokens::watch`] began.
     outside: u16,
-    content_ns: Cow<'a, str>,
+    content_ns: &'a str,
     alike: bool,
 }
 
@@ -109,9 +103,9 @@ impl<'a> Tokens<'a> {
         // End tags are compared with `open`, which holds the names without copying them.
         config.check_end_names = false;
         config.allow_unmatched_ends = true;
-        let mut declarations = SmallVec::new();
+        let mut declarations = Declarations::new();
         let scope = scope.into_iter();
-        declarations.extend(scope.map(|(prefix, uri)| Declaration { prefix: prefix.into(), uri: uri.into() }));
+        declarations.extend(scope.map(|(prefix, uri)| Declaration { prefix, uri: uri.into() }));
         let outside = declarations.len() as u16;
         Ok(Tokens {
             text,
@@ -123,7 +117,7 @@ impl<'a> Tokens<'a> {
             state: State::Before,
             from: 0,
             outside,
-            content_ns: Cow::Borrowed(ns::CLIENT),
+            content_ns: ns::CLIENT,
             alike: true,
         })
     }
@@ -160,7 +154,7 @@ impl<'a> Tokens<'a> {
                 Quick::Start(_) => return self.start(from, false),
                 Quick::Empty(_) => return self.start(from, true),
                 Quick::End(end) => {
-                    if self.open.last().is_none_or(|open| open.whole != end.name().as_ref()) {
+                    if self.open.last().is_none_or(|open| open.name.whole != end.name().as_ref()) {
                         return Err(XmlError::NotWellFormed);
                     }
                     self.state = State::Ending;
@@ -205,7 +199,7 @@ impl<'a> Tokens<'a> {
     /// Local name of the current element; empty before the root.
     #[inline]
     pub fn name(&self) -> &'a str {
-        self.open.last().map_or("", |open| open.local)
+        self.open.last().map_or("", |open| open.name.local())
     }
 
     /// Namespace of the current element; empty if it has none.
@@ -216,14 +210,13 @@ impl<'a> Tokens<'a> {
 
     /// Prefix of the current element; empty if it has none.
     pub fn prefix(&self) -> &'a str {
-        let prefix = |open: &Open<'a>| open.whole.split_once(':').map(|(prefix, _)| prefix);
-        self.open.last().and_then(prefix).unwrap_or("")
+        self.open.last().map_or("", |open| open.name.prefix())
     }
 
     /// Attributes of the current element, in the order written, without namespace declarations. Only after
     /// [`Event::Start`].
     pub fn attrs(&self) -> impl Iterator<Item = AttrRef<'_>> {
-        self.attrs.iter().map(|a| AttrRef { ns: self.uri(a.ns), name: a.local, value: &a.value })
+        self.attrs.iter().map(|a| AttrRef { ns: self.uri(a.ns), name: a.name.local(), value: &a.value })
     }
 
     /// From here on, watches whether a fragment can be copied behind a start tag whose default namespace is
@@ -235,7 +228,7 @@ impl<'a> Tokens<'a> {
             self.state = if self.open.is_empty() { State::After } else { State::Inside };
         }
         self.outside = self.declarations.len() as u16;
-        self.content_ns = Cow::Borrowed(content_ns);
+        self.content_ns = content_ns;
         self.alike = true;
     }
 
@@ -269,60 +262,67 @@ impl<'a> Tokens<'a> {
         }
         self.from = from;
         let to = self.position() - if empty { 2 } else { 1 };
-        let name = tag::scan(&self.text[from + 1..to], &mut self.attrs, &mut self.alike)?;
         let declarations = self.declarations.len() as u16;
+        let mut sink = Sink { attrs: &mut self.attrs, declarations: &mut self.declarations, alike: &mut self.alike };
+        let name = tag::scan(&self.text[from + 1..to], &mut sink)?;
+        if self.declarations.len() > declarations as usize {
+            self.check_declarations(declarations as usize)?;
+        }
         if !self.attrs.is_empty() {
-            self.declare(declarations as usize)?;
             self.resolve_attrs()?;
         }
-        let ns = self.resolve(name.prefix)?;
-        if self.uri(ns) == ns::STREAM {
-            self.alike = false;
-        }
-        self.open.push(Open { whole: name.whole, local: name.local, ns, declarations, empty });
+        let prefix = name.prefix();
+        let ns = self.resolve(prefix)?;
+        self.alike &= self.is_alike(prefix, ns);
+        self.open.push(Open { name, ns, declarations, empty });
         self.state = State::Inside;
         Ok(Event::Start)
     }
 
-    /// Moves namespace declarations from the attributes to `declarations`. Namespaces in XML §2.2, §3, §6.3.
-    fn declare(&mut self, before: usize) -> Result<(), XmlError> {
-        if !self.attrs.iter().any(|a| a.prefix == "xmlns" || (a.local == "xmlns" && a.prefix.is_empty())) {
-            return Ok(());
+    /// Whether an element with this prefix and namespace can be copied, as far as its own name goes.
+    #[inline]
+    fn is_alike(&self, prefix: &str, ns: u16) -> bool {
+        let uri = self.uri(ns);
+        if !prefix.is_empty() {
+            // RFC 6120 §4.8.5: content must not be routed with a prefix.
+            return !matches!(uri, ns::STREAM | ns::CLIENT | ns::SERVER);
         }
-        let attrs = std::mem::take(&mut self.attrs);
-        for attr in attrs {
-            let prefix = match (attr.prefix, attr.local) {
-                ("", "xmlns") => "",
-                ("xmlns", prefix) => prefix,
-                _ => {
-                    self.attrs.push(attr);
-                    continue;
-                }
-            };
-            let reserved = prefix == "xmlns" || attr.value == XMLNS_URI || (prefix == "xml") != (attr.value == ns::XML);
-            let undeclares = !prefix.is_empty() && attr.value.is_empty();
-            if reserved || undeclares || self.declarations[before..].iter().any(|d| d.prefix == prefix) {
+        if uri == ns::STREAM {
+            return false;
+        }
+        // RFC 6120 §4.8.3: what stands in an element of another namespace is not moved to another content namespace.
+        let inherited = (ns as usize) < self.outside as usize;
+        let parent = || self.open.last().map_or("", |open| self.uri(open.ns));
+        !inherited || self.content_ns == ns::CLIENT || parent() == self.content_ns
+    }
+
+    /// Checks the declarations from `before` on: those of one start tag. Namespaces in XML §2.2, §3, §6.3.
+    fn check_declarations(&mut self, before: usize) -> Result<(), XmlError> {
+        for i in before..self.declarations.len() {
+            let Declaration { prefix, uri } = &self.declarations[i];
+            let reserved = *prefix == "xmlns" || *uri == XMLNS_URI || (*prefix == "xml") != (*uri == ns::XML);
+            let undeclares = !prefix.is_empty() && uri.is_empty();
+            if reserved || undeclares || self.declarations[before..i].iter().any(|d| d.prefix == *prefix) {
                 return Err(XmlError::NotWellFormed);
             }
-            if self.declarations.len() >= XML_NAMESPACES_MAX {
-                return Err(XmlError::PolicyViolation);
-            }
             // A server's own name for its content namespace must be inherited, to become `jabber:client` elsewhere.
-            if attr.value == ns::STREAM || (attr.value == self.content_ns && self.content_ns != ns::CLIENT) {
+            if *uri == ns::STREAM || (*uri == self.content_ns && self.content_ns != ns::CLIENT) {
                 self.alike = false;
             }
-            self.declarations.push(Declaration { prefix: prefix.into(), uri: attr.value });
         }
-        Ok(())
+        if self.declarations.len() > XML_NAMESPACES_MAX { Err(XmlError::PolicyViolation) } else { Ok(()) }
     }
 
     fn resolve_attrs(&mut self) -> Result<(), XmlError> {
         for i in 0..self.attrs.len() {
-            let prefix = self.attrs[i].prefix;
-            self.attrs[i].ns = if prefix.is_empty() { NO_NAMESPACE } else { self.resolve(prefix)? };
-            let attr = &self.attrs[i];
+            let name = self.attrs[i].name;
+            let ns = match name.prefix() {
+                "" => NO_NAMESPACE,
+                prefix => self.resolve(prefix)?,
+            };
+            self.attrs[i].ns = ns;
             // Two prefixes may name one namespace (Namespaces in XML §6.3).
-            let same = |b: &tag::RawAttr<'_>| b.local == attr.local && (b.ns == attr.ns || self.uri(b.ns) == self.uri(attr.ns));
+            let same = |b: &tag::RawAttr<'_>| b.name.local() == name.local() && (b.ns == ns || self.uri(b.ns) == self.uri(ns));
             if self.attrs[..i].iter().any(same) {
                 return Err(XmlError::NotWellFormed);
             }
@@ -377,7 +377,7 @@ impl<'a> Tokens<'a> {
 }
 
 fn scope_of(declarations: &[Declaration<'_>]) -> Scope {
-    let declarations = declarations.iter().map(|d| (CompactString::from(&*d.prefix), intern(&d.uri))).collect();
+    let declarations = declarations.iter().map(|d| (CompactString::from(d.prefix), intern(&d.uri))).collect();
     Scope { declarations }
 }
 

@@ -1,4 +1,5 @@
 //! RELIABILITY §4c groups B, C, D as far as they are the tokenizer's; the witness sees the same.
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! RELIABILITY §4c group A as far as it is framing: every input at every split gives the same outcome.
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
 
 use types::ns;
 use xml::{Frame, Framer, Header, Limits, XmlError};

@@ -25,7 +25,7 @@ fn witness_of_normalised(xml: &[u8], default_ns: &str) -> Option<Element> {
         match parser.parse(&mut rest, true) {
             Ok(Some(Event::XmlDeclaration(..))) => {}
             Ok(Some(Event::StartElement(_, (ns, name), attrs))) => {
-                let mut element = Element::new(&name.to_string(), &ns.to_string());
+                let mut element = Element::new(name.as_ref(), ns.as_ref());
                 for ((ns, name), value) in attrs.iter() {
                     let (ns, name) = (ns.to_string().into(), name.to_string().into());
                     element.attrs.push(Attr { ns, name, value: value.as_str().into() });
