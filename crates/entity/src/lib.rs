@@ -20,6 +20,8 @@ pub mod seal;
 pub mod session;
 pub mod state;
 pub mod subscription;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use account::Account;
 pub use effect::{Effect, Effects, ReadId, Scan};

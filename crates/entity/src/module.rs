@@ -70,10 +70,10 @@ pub enum Phase {
     Guard,
     /// What does it say about itself? (hints, ids)
     Mark,
-    /// Who else gets it? (carbons)
-    Copy,
     /// Is it kept? (archive, offline)
     Store,
+    /// Who else gets it? (carbons; they name the archive's id)
+    Copy,
     /// How does it look to the client?
     Shape,
 }

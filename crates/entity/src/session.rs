@@ -65,8 +65,9 @@ pub struct Session {
     pub tail_bytes: usize,
     /// The last log position among all outputs.
     pub pos: Pos,
-    /// XEP-0352: what waits for the client to become active, newest per sender.
-    pub held: BTreeMap<Jid, SharedStanza>,
+    /// XEP-0352: what waits for the client to become active, newest per sender. Presence and messages apart: neither may
+    /// replace the other.
+    pub held: BTreeMap<(bool, Jid), SharedStanza>,
     /// Offline messages have been sent to it (once, when it first became available).
     pub flushed: bool,
 }

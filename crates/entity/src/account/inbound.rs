@@ -78,6 +78,8 @@ impl Account {
             return Ok(SmallVec::from_slice(&[s.id]));
         }
         match stanza.message_type() {
+            // §8.5.3.2.1: only chat goes on to the other resources, or waits.
+            MessageType::Normal if resource.is_some() => Err(StanzaError::new(Condition::ServiceUnavailable)),
             // §8.5.2.1.1, §8.5.3.2.1
             MessageType::Chat | MessageType::Normal => Ok(self.state.route_bare(ctx.settings.bare_to_all)),
             MessageType::Groupchat => Err(StanzaError::new(Condition::ServiceUnavailable)),

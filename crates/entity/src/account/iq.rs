@@ -1,6 +1,6 @@
 //! IQs: those the account or its server answers, and those that pass (RFC 6120 §8.2.3, RFC 6121 §8.5).
 
-use super::{Account, PURGE_ROWS, PendingRead, REQUESTS_MAX};
+use super::{Account, PURGE_ROWS, PendingRead, QUERIES_MAX, REQUESTS_MAX};
 use crate::codec::Corrupt;
 use crate::effect::{Effect, Effects, ReadId};
 use crate::module::{Action, Answer, At, Ctx, Flow, IqCtx, IqHandler, IqKind, LogScan, Point, Rows, bucket_scan};
@@ -82,14 +82,24 @@ impl Account {
             if let (Some(sender), Some(id)) = (&stanza.from, &stanza.id) {
                 self.requests.retain(|(_, to, iq_id)| iq_id != id || to != sender);
             }
-            let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
+            // XEP-0191 §3.3: of a blocked entity, silently dropped.
+            if self.guarded(ctx, Point::Inbound, &stanza, None) == Flow::Continue {
+                let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
+            }
             return;
         }
         let result = match self.guarded(ctx, Point::Inbound, &stanza, None) {
             Flow::Refuse(error) => Err(error),
             Flow::Drop => return,
             Flow::Continue if !self.state.exists() => Err(StanzaError::new(Condition::ServiceUnavailable)),
-            Flow::Continue if stanza.to.as_ref().is_some_and(Jid::is_full) => self.iq_to_resource(ctx, stanza.clone(), fx),
+            Flow::Continue if stanza.to.as_ref().is_some_and(Jid::is_full) => {
+                if self.shares_presence(&stanza) {
+                    self.iq_to_resource(ctx, stanza.clone(), fx)
+                } else {
+                    // As if the resource were not there (§8.5.3.1, §11).
+                    Err(StanzaError::new(Condition::ServiceUnavailable))
+                }
+            }
             Flow::Continue => {
                 self.answer_iq(ctx, None, stanza.clone(), At::Account, fx);
                 Ok(())
@@ -98,6 +108,15 @@ impl Account {
         if let Err(error) = result {
             self.bounce(from, &stanza, &error, fx);
         }
+    }
+
+    /// §8.5.3.1: does the sender see the presence of the addressed resource, by a subscription or by directed presence?
+    fn shares_presence(&self, stanza: &Stanza) -> bool {
+        let Some(from) = &stanza.from else { return false };
+        let bare = from.to_bare();
+        let session = stanza.to.as_ref().and_then(Jid::resource).and_then(|r| self.state.resource(r));
+        self.state.roster.is_subscriber(&bare)
+            || session.is_some_and(|s| s.soft.directed.iter().any(|jid| jid == from || jid == bare.as_jid()))
     }
 
     /// An own request whose addressee's owner is gone: nobody will answer it.
@@ -146,6 +165,7 @@ impl Account {
         payload: Option<&Element>,
         fx: &mut Effects,
     ) {
+        let first = rows.is_none();
         let own = self.state.jid.to_jid();
         let from = iq.from.clone().unwrap_or(own);
         let mut actions = Vec::new();
@@ -159,6 +179,9 @@ impl Account {
         match answer {
             Answer::Result(payload) => self.iq_done(ctx, session, &iq, Ok(payload), fx),
             Answer::Error(error) => self.iq_done(ctx, session, &iq, Err(error), fx),
+            Answer::Read(..) if first && self.reads.len() >= QUERIES_MAX => {
+                self.iq_done(ctx, session, &iq, Err(StanzaError::new(Condition::ResourceConstraint)), fx);
+            }
             Answer::Read(scan, data) => {
                 self.next_read += 1;
                 self.reads.insert(self.next_read, PendingRead::Iq { iq, handler, session, scan, data });
@@ -176,7 +199,7 @@ impl Account {
             match action {
                 Action::Send(id, stanza) => self.output(ctx, id, None, stanza, fx),
                 Action::ShowPresence(jid) => self.show_to_authorized(ctx, &jid, fx),
-                Action::HidePresence(jid) => self.hide_from(ctx, &jid, fx),
+                Action::HidePresence(jid) => self.hide_from_blocked(ctx, &jid, fx),
                 Action::RemoveAccount => removed = true,
             }
         }
@@ -192,7 +215,7 @@ impl Account {
             .cloned()
             .collect();
         for s in subscribers {
-            self.show_to(ctx, s.as_jid(), fx);
+            self.show_to(ctx, if jid.is_full() { jid } else { s.as_jid() }, fx);
         }
     }
 
@@ -282,9 +305,17 @@ impl Account {
         self.finish(ctx, fx);
     }
 
-    fn rows(&self, scan: LogScan, cells: Vec<(Bytes, Bytes)>, more: bool) -> Result<Rows, Corrupt> {
+    fn rows(&self, scan: LogScan, mut cells: Vec<(Bytes, Bytes)>, more: bool) -> Result<Rows, Corrupt> {
         let at = if scan.reverse { scan.last } else { scan.first };
         let bucket = at / BUCKET_ROWS_MAX;
+        if more && let Some((key, _)) = cells.last() {
+            // A row may have cells of several epochs, of which the page may hold a part: the next one begins with it.
+            let cut = row::parse_key(key)?.row;
+            let whole = cells.iter().take_while(|(key, _)| row::parse_key(key).is_ok_and(|pos| pos.row != cut)).count();
+            if whole > 0 {
+                cells.truncate(whole);
+            }
+        }
         let last_read = cells.last().map(|(key, _)| row::parse_key(key)).transpose()?.map(|p| p.row);
         let next = if scan.reverse {
             let end = if more { last_read } else { Some(bucket * BUCKET_ROWS_MAX) };

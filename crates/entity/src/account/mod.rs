@@ -20,7 +20,7 @@ use crate::seal::Seals;
 use crate::session::{HELD_MAX, Link, SessionRow};
 use crate::state::{State, cell};
 use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza};
-use stanza::{Condition, Stanza, StanzaError};
+use stanza::{Condition, Kind, Stanza, StanzaError};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ use types::{BareJid, Batch, Collection, ConnId, Instant, Jid, Op, Origin, Partit
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
 /// IQ requests to others that one account keeps in mind, so as to answer them if the other owner dies.
 const REQUESTS_MAX: usize = 256;
+/// Queries that read the log at a time; further ones get `resource-constraint`, so that one client's do not hold up a shard.
+pub const QUERIES_MAX: usize = 4;
 /// Rows of one page when an account is removed.
 const PURGE_ROWS: usize = 500;
 
@@ -333,7 +335,7 @@ impl Account {
         if s.soft.inactive {
             if pos.is_none() && ctx.pipeline.may_hold(&stanza) {
                 let key = stanza.from.clone().unwrap_or_else(|| s.jid.to_jid());
-                s.held.insert(key, stanza);
+                s.held.insert((stanza.kind == Kind::Message, key), stanza);
                 if s.held.len() <= HELD_MAX {
                     return;
                 }

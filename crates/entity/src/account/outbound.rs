@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use stanza::{Condition, Kind, MessageType, StanzaError};
 use std::sync::Arc;
 use types::limit::OUTBOX_ROWS_MAX;
-use types::{BareJid, Origin, SessionId};
+use types::{BareJid, Jid, Origin, SessionId};
 
 impl Account {
     /// The session's `n`-th stanza.
@@ -82,9 +82,27 @@ impl Account {
         if ctx.low_space && !work.passing {
             return Err(StanzaError::new(Condition::ResourceConstraint));
         }
-        for (session, copy) in std::mem::take(&mut work.copies) {
+        // Said last: they rest on the row, and there are none of a message that is refused here.
+        let copies = std::mem::take(&mut work.copies);
+        self.pass_on(ctx, id, n, to, durable_sender, work, fx)?;
+        for (session, copy) in copies {
             self.output(ctx, session, None, copy, fx);
         }
+        Ok(())
+    }
+
+    /// Hooks are done with it: to this account, or to the next hop.
+    #[expect(clippy::too_many_arguments, reason = "one call site")]
+    fn pass_on(
+        &mut self,
+        ctx: &Ctx<'_>,
+        id: SessionId,
+        n: u64,
+        to: Jid,
+        durable_sender: bool,
+        work: Work,
+        fx: &mut Effects,
+    ) -> Result<(), StanzaError> {
         let origin = Origin { session: id, n, k: 0 };
         if self.state.is_own(&to) {
             let sender = self.state.jid.clone();

@@ -10,7 +10,7 @@ use frame::{PeerMsg, SharedStanza};
 use stanza::{Condition, IqType, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use types::limit::DIRECTED_PRESENCE_MAX;
-use types::{BareJid, Jid, Origin, SessionId};
+use types::{BareJid, FullJid, Jid, Origin, SessionId};
 use xml::Element;
 
 impl Account {
@@ -284,11 +284,24 @@ impl Account {
 
     /// `unavailable` of each available session, for one address.
     pub(super) fn hide_from(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
-        let all: Vec<_> = self.state.available().map(|s| s.jid.clone()).collect();
-        for jid in all {
-            let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(to.clone());
-            self.state_to(ctx, &to.to_bare(), Arc::new(p), fx);
+        for p in self.all_unavailable(to) {
+            self.state_to(ctx, &to.to_bare(), p, fx);
         }
+    }
+
+    /// As [`Account::hide_from`], for an address that was blocked just now: nothing else passes the guards (XEP-0191 §3.3).
+    pub(super) fn hide_from_blocked(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
+        let next_hop = to.to_bare();
+        if ctx.settings.hosts(next_hop.domain()) && !next_hop.is_domain() {
+            for stanza in self.all_unavailable(to) {
+                fx.push(Effect::Peer(next_hop.clone(), PeerMsg::State { stanza }));
+            }
+        }
+    }
+
+    fn all_unavailable(&self, to: &Jid) -> Vec<SharedStanza> {
+        let gone = |jid: &FullJid| Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid.clone()).with_to(to.clone());
+        self.state.available().map(|s| Arc::new(gone(&s.jid))).collect()
     }
 
     /// A roster push to every interested session (RFC 6121 §2.1.6).
