@@ -92,7 +92,8 @@ impl DataDir {
         if seen.is_none() {
             create(path).map_err(io)?;
             if !is_fresh(path).map_err(io)? {
-                let what = format!("there are files but no {FORMAT_FILE}; not a data directory of this program, or its {FORMAT_FILE} was lost");
+                let what =
+                    format!("there are files but no {FORMAT_FILE}; not a data directory of this program, or its {FORMAT_FILE} was lost");
                 return Err(OpenError::NotOurs { dir: path.to_owned(), what });
             }
         }

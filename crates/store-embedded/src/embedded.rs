@@ -1,5 +1,6 @@
 //! The open store and its threads.
 
+use crate::clock::Clock;
 use crate::dir::{self, DataDir, OpenError};
 use crate::engine::{FjallDisk, FjallSource, MarkFile, Tuning};
 use crate::journal::{Committer, Disk, DiskError, Entry, MarkTimer, Recovered, recover};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use store::{Completion, Health, Order, PlaneId, Read, Sink, Store, StoreError};
 use types::{Batch, Epoch, ShardId, Ticket};
 
@@ -29,7 +30,9 @@ pub struct Options {
     pub readers: usize,
     /// Cache of blocks, in bytes.
     pub cache_bytes: u64,
-    /// Bytes of journal that are kept before memory is written to tables.
+    /// Bytes of newest cells that are kept in memory before they are written to a table. Fixed when a directory is begun.
+    pub memory_bytes_max: u64,
+    /// Bytes of journal that are kept at most; beyond that what is in memory is written to a table.
     pub journal_bytes_max: u64,
     /// Start although durable data is missing, without it. An operator's decision, once.
     pub accept_loss: bool,
@@ -47,6 +50,7 @@ impl Default for Options {
             low_space_bytes: 1024 * 1024 * 1024,
             readers: 2,
             cache_bytes: 64 * 1024 * 1024,
+            memory_bytes_max: 64 * 1024 * 1024,
             journal_bytes_max: 512 * 1024 * 1024,
             accept_loss: false,
             expect_identity: None,
@@ -84,12 +88,12 @@ impl Embedded {
         }
         let tuning = Tuning {
             cache_bytes: options.cache_bytes,
+            memory_bytes_max: options.memory_bytes_max,
             journal_bytes_max: options.journal_bytes_max,
             workers: 2,
         };
         let mut disk = FjallDisk::new(&dir.cells(), tuning, mark.clone());
-        let recovered = recover(&mut disk, options.accept_loss)
-            .map_err(|source| OpenError::Recover { dir: dir.path.clone(), source })?;
+        let recovered = recover(&mut disk, options.accept_loss).map_err(|source| OpenError::Recover { dir: dir.path.clone(), source })?;
         if let Some(damage) = &recovered.cut {
             tracing::warn!(
                 group = recovered.group, mark = recovered.mark, %damage,
@@ -98,20 +102,28 @@ impl Embedded {
         }
         let lost = || OpenError::disk(&dir.path, DiskError("engine: not loaded".into()));
         let source: FjallSource = disk.source().ok_or_else(lost)?;
-        let watched = Watched { mark, path: dir.path.clone(), low_space_bytes: options.low_space_bytes, timer: MarkTimer::new(recovered.mark, types::Instant(0)) };
+        let watched = Watched {
+            mark,
+            path: dir.path.clone(),
+            low_space_bytes: options.low_space_bytes,
+            timer: MarkTimer::new(recovered.mark, types::Instant(0)),
+        };
         // Before anybody asks.
         let low = watched.is_low();
-        let mut store = Embedded::assemble(disk, source, recovered, options)
-            .map_err(|source| OpenError::Io { dir: dir.path.clone(), source })?;
+        let mut store =
+            Embedded::assemble(disk, source, recovered, options).map_err(|source| OpenError::Io { dir: dir.path.clone(), source })?;
         store.shared.low_space.store(low, Ordering::Relaxed);
         store.identity = identity;
-        store.watch = Some(spawn("store-watch", &store.shared, move |shared| watch(shared, watched))
-            .map_err(|source| OpenError::Io { dir: dir.path.clone(), source })?);
+        store.watch = Some(
+            spawn("store-watch", &store.shared, move |shared| watch(shared, watched))
+                .map_err(|source| OpenError::Io { dir: dir.path.clone(), source })?,
+        );
         store._dir = Some(dir);
         Ok(store)
     }
 
-    fn assemble<D, S>(disk: D, source: S, recovered: Recovered, options: Options) -> std::io::Result<Embedded>
+    /// Start the threads over any disk.
+    pub(crate) fn assemble<D, S>(disk: D, source: S, recovered: Recovered, options: Options) -> std::io::Result<Embedded>
     where
         D: Disk + Send + 'static,
         S: Source + Clone + 'static,
@@ -120,8 +132,7 @@ impl Embedded {
         let committer = Committer::new(disk, recovered.group);
         let (wait, bytes_max) = (Duration::from_micros(options.group_wait_us), options.group_bytes_max);
         // Built first, so that a thread that does not start leaves none behind.
-        let mut store =
-            Embedded { shared, writer: None, readers: Vec::new(), watch: None, recovered, identity: [0; 16], _dir: None };
+        let mut store = Embedded { shared, writer: None, readers: Vec::new(), watch: None, recovered, identity: [0; 16], _dir: None };
         for n in 0..options.readers.max(1) {
             let source = source.clone();
             store.readers.push(spawn(&format!("store-read-{n}"), &store.shared, move |shared| read_jobs(shared, &source))?);
@@ -245,8 +256,8 @@ fn next_group(shared: &Shared, wait: Duration, bytes_max: usize) -> Option<(Tick
         }
         commits = shared.work.wait(commits).unwrap_or_else(PoisonError::into_inner);
     }
-    let until = (!wait.is_zero()).then(|| Instant::now() + wait);
-    while let Some(left) = until.map(|u| u.saturating_duration_since(Instant::now())).filter(|l| !l.is_zero()) {
+    let clock = (!wait.is_zero()).then(Clock::start);
+    while let Some(left) = clock.as_ref().map(|c| c.left(wait)).filter(|left| !left.is_zero()) {
         if commits.closed || commits.queue.bytes() >= bytes_max {
             break;
         }
@@ -303,11 +314,10 @@ impl Watched {
 
 /// The watch's thread: writes the mark behind the groups, and looks at the free space.
 fn watch(shared: &Shared, mut watched: Watched) {
-    let start = Instant::now();
+    let clock = Clock::start();
     loop {
-        let closing = std::thread::panicking() || lock(&shared.reads).closed;
-        let now = types::Instant(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
-        let now = if closing { types::Instant::NEVER } else { now };
+        let closing = lock(&shared.reads).closed;
+        let now = if closing { types::Instant::NEVER } else { clock.now() };
         if let Some(group) = watched.timer.due(now, shared.group.load(Ordering::Acquire))
             && let Err(e) = watched.mark.write(group)
         {

@@ -17,6 +17,11 @@ pub const GROUP_KEY: &[u8] = b"\0g";
 /// The cell of an epoch within its partition.
 pub const EPOCH_CELL: &[u8] = b"epoch";
 
+/// Bytes that the keys of a partition and a cell can have together: fjall holds keys of 65,535 bytes.
+pub const KEYS_BYTES_MAX: usize = 65_535 - 3;
+/// Bytes that a value can have.
+pub const VALUE_BYTES_MAX: usize = 1 << 30;
+
 const VALUE_VERSION: u8 = 1;
 
 /// The key of a cell, into `out`.
@@ -28,7 +33,7 @@ pub fn cell_key(partition: &Partition, key: &[u8], out: &mut Vec<u8>) {
 
 fn prefix(partition: &Partition, out: &mut Vec<u8>) {
     out.push(partition.collection as u8);
-    // Bounded by `types::limit::PARTITION_KEY_BYTES_MAX`, which `journal::Queue` holds callers to.
+    // Bounded by `KEYS_BYTES_MAX`, which `journal::Queue` holds callers to.
     out.extend_from_slice(&(partition.key.len() as u16).to_be_bytes());
     out.extend_from_slice(&partition.key);
 }

@@ -8,8 +8,11 @@
 //! It never answers before a flush, never retries a failed one, never drops a commit it has given a ticket. Start with
 //! [`Embedded::open`]; the logic without I/O is [`journal`]; a simulation runs the same logic in [`sim::SimStore`].
 
+mod clock;
 mod dir;
 mod embedded;
+#[cfg(test)]
+mod embedded_tests;
 mod engine;
 pub mod format;
 pub mod journal;

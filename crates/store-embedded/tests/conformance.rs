@@ -1,5 +1,7 @@
 //! The embedded store and its simulated twin pass the suite.
 
+#![allow(clippy::disallowed_methods, reason = "a test of real threads waits in real time")]
+
 use chappe_store_embedded::sim::{SimFaults, SimStore};
 use chappe_store_embedded::{Embedded, Options};
 use std::sync::Arc;

@@ -222,11 +222,7 @@ pub trait Store: Send + Sync + 'static {
 /// # Errors
 /// The conflict to report.
 pub fn decide_epoch(current: Option<Epoch>, expected: Option<Epoch>, to: Epoch) -> Result<Epoch, EpochConflict> {
-    if current == Some(to) || (current == expected && current.is_none_or(|c| c < to)) {
-        Ok(to)
-    } else {
-        Err(EpochConflict { current })
-    }
+    if current == Some(to) || (current == expected && current.is_none_or(|c| c < to)) { Ok(to) } else { Err(EpochConflict { current }) }
 }
 
 #[cfg(test)]

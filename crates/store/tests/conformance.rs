@@ -1,10 +1,10 @@
 //! The stores in memory pass the suite, the hostile one also at its worst.
 
-use std::sync::Arc;
-use std::time::Duration;
 use chappe_store::conformance::{self, Harness};
 use chappe_store::memory::{Hostile, Hostility, Plain};
 use chappe_store::{Order, Store};
+use std::sync::Arc;
+use std::time::Duration;
 use types::Instant;
 
 struct PlainHarness(Arc<Plain>);

@@ -155,13 +155,8 @@ fn without_a_quorum_nothing_is_known_and_reads_say_so() {
 fn what_a_dead_client_wrote_may_come_late_or_never_and_loses_to_its_successor() {
     let (mut never, mut late) = (0, 0);
     for seed in 0..100 {
-        let knobs = Hostility {
-            hop_ms: (5, 10),
-            orphan_lost: 0.5,
-            orphan_late: 0.9,
-            orphan_late_ms: (30_000, 60_000),
-            ..Hostility::none()
-        };
+        let knobs =
+            Hostility { hop_ms: (5, 10), orphan_lost: 0.5, orphan_late: 0.9, orphan_late_ms: (30_000, 60_000), ..Hostility::none() };
         let mut w = world(seed, knobs);
         let heard = Log::default();
         let sink = heard.clone();

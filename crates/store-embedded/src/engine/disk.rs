@@ -19,6 +19,7 @@ const CELLS: &str = "cells";
 #[derive(Clone, Debug)]
 pub(crate) struct Tuning {
     pub cache_bytes: u64,
+    pub memory_bytes_max: u64,
     pub journal_bytes_max: u64,
     pub workers: usize,
 }
@@ -96,7 +97,9 @@ impl Disk for FjallDisk {
             .worker_threads(self.tuning.workers)
             .open()
             .map_err(error)?;
-        let cells = db.keyspace(CELLS, KeyspaceCreateOptions::default).map_err(error)?;
+        let memory = self.tuning.memory_bytes_max;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(memory);
+        let cells = db.keyspace(CELLS, options).map_err(error)?;
         let stored = cells.get(format::GROUP_KEY).map_err(error)?;
         let group = match &stored {
             None => 0,
@@ -161,10 +164,6 @@ impl Source for FjallSource {
         // A snapshot: fjall 3.1's `Keyspace::range` reads at no fixed moment, so it can see a part of a batch.
         let cells = self.db.snapshot().range(&self.cells, from..to);
         let pair = |guard: fjall::Guard| guard.into_inner().map_err(|e| e.to_string());
-        if read.reverse {
-            format::page(read, prefix, cells.rev().map(pair))
-        } else {
-            format::page(read, prefix, cells.map(pair))
-        }
+        if read.reverse { format::page(read, prefix, cells.rev().map(pair)) } else { format::page(read, prefix, cells.map(pair)) }
     }
 }

@@ -28,11 +28,7 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     let error = |e: std::io::Error| DiskError(format!("{}: {e}", dir.display()));
     for entry in std::fs::read_dir(dir).map_err(error)? {
         let path = entry.map_err(error)?.path();
-        let number = path
-            .extension()
-            .is_some_and(|e| e == "jnl")
-            .then(|| path.file_stem()?.to_str()?.parse::<u64>().ok())
-            .flatten();
+        let number = path.extension().is_some_and(|e| e == "jnl").then(|| path.file_stem()?.to_str()?.parse::<u64>().ok()).flatten();
         if let Some(number) = number {
             found.push((number, path));
         }
@@ -73,24 +69,42 @@ fn scan(bytes: &[u8]) -> Survey {
     };
     let rest = &bytes[at..];
     // fjall allocates a journal in advance: zeros up to the end are no damage.
-    let Some(end) = rest.iter().rposition(|b| *b != 0) else { return Survey { last, damage: None } };
+    let used = used(rest);
+    if used == 0 {
+        return Survey { last, damage: None };
+    }
     let damage = Damage {
         file: String::new(),
         at: at as u64,
-        bytes: end as u64 + 1,
+        bytes: used as u64,
         what: what.to_owned(),
-        beyond: beyond(&rest[..=end], last),
+        beyond: beyond(&rest[..used], last),
         sealed: false,
     };
     Survey { last, damage: Some(damage) }
 }
 
+/// Bytes up to the last one that is not zero. By blocks: there can be 64 MiB of zeros.
+fn used(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    for block in bytes.rchunks(ZEROS.len()) {
+        if *block != ZEROS[..block.len()] {
+            return end - block.len() + block.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        }
+        end -= block.len();
+    }
+    0
+}
+
 /// The number of an intact group somewhere in `rest`, later than `last`.
 fn beyond(rest: &[u8], last: Option<u64>) -> Option<u64> {
-    (1..rest.len()).filter(|at| rest[*at] == START && rest.get(at + START_BYTES).is_some_and(|t| *t == ITEM || *t == CLEAR)).find_map(|at| {
-        let (_, group) = batch(&rest[at..]).ok()?;
-        group.filter(|g| last.is_none_or(|last| *g > last))
-    })
+    (1..rest.len()).filter(|at| rest[*at] == START && rest.get(at + START_BYTES).is_some_and(|t| *t == ITEM || *t == CLEAR)).find_map(
+        |at| {
+            let (_, group) = batch(&rest[at..]).ok()?;
+            group.filter(|g| last.is_none_or(|last| *g > last))
+        },
+    )
 }
 
 /// One intact batch at the start of `bytes`: its length and the group it names, if any.
@@ -132,4 +146,23 @@ fn batch(bytes: &[u8]) -> Result<(usize, Option<u64>), &'static str> {
 
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_at_the_end_are_not_used() {
+        for len in [1, 4_095, 4_096, 4_097, 10_000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(used(&bytes), 0);
+            for at in [0, 1, len / 2, len - 1] {
+                bytes[at.min(len - 1)] = 7;
+                let last = bytes.iter().rposition(|b| *b != 0).map_or(0, |n| n + 1);
+                assert_eq!(used(&bytes), last, "{len} {at}");
+            }
+        }
+        assert_eq!(used(&[]), 0);
+    }
 }

@@ -3,8 +3,8 @@
 use super::{Disk, DiskError, Entry, Write};
 use crate::format;
 use bytes::Bytes;
-use store::{EpochConflict, PlaneId, decide_epoch};
 use std::collections::{BTreeMap, HashSet};
+use store::{EpochConflict, PlaneId, decide_epoch};
 use types::{Epoch, Op, Partition, ShardId, Ticket};
 
 /// A group that became durable.
@@ -57,10 +57,8 @@ impl<D: Disk> Committer<D> {
     pub fn begin(&mut self, durable: Ticket, entries: Vec<Entry>) -> Result<(), DiskError> {
         let mut done = Done { group: self.last + 1, durable, epochs: Vec::new() };
         let raised = self.raise(&entries, &mut done)?;
-        let mut writes: Vec<Write<'_>> = raised
-            .iter()
-            .map(|(partition, key, value, stamp)| Write { partition, key, stamp: *stamp, value: Some(value) })
-            .collect();
+        let mut writes: Vec<Write<'_>> =
+            raised.iter().map(|(partition, key, value, stamp)| Write { partition, key, stamp: *stamp, value: Some(value) }).collect();
         cells(&entries, &mut writes);
         self.disk.append(done.group, &writes)?;
         self.last = done.group;

@@ -13,7 +13,7 @@ mod recover;
 
 pub use commit::{Committer, Done};
 pub use mark::MarkTimer;
-pub use queue::{Entry, Full, Queue, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
+pub use queue::{Entry, Full, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, Queue};
 pub use recover::{Damage, RecoverError, Recovered, Survey, recover};
 
 use bytes::Bytes;

@@ -50,18 +50,18 @@ pub struct Recovered {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
     /// Durable groups are missing.
-    #[error("{}", lost(*mark, *found, damage.as_ref()))]
+    #[error("{}", lost(*mark, *found, damage.as_deref()))]
     Lost {
         /// What was durable.
         mark: u64,
         /// What there is.
         found: u64,
         /// Where it ends, if known.
-        damage: Option<Damage>,
+        damage: Option<Box<Damage>>,
     },
     /// A durable group is damaged.
     #[error("{}", middle(.0))]
-    Middle(Damage),
+    Middle(Box<Damage>),
     /// The disk's own words.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -106,7 +106,7 @@ pub fn recover(disk: &mut impl Disk, accept_loss: bool) -> Result<Recovered, Rec
         return Ok(Recovered { group, mark, cut: survey.damage });
     }
     if !accept_loss {
-        return Err(RecoverError::Lost { mark: expected, found: group, damage: survey.damage });
+        return Err(RecoverError::Lost { mark: expected, found: group, damage: survey.damage.map(Box::new) });
     }
     // A number is never used twice, and the next start must find what the mark asks for.
     disk.append(expected + 1, &[])?;
@@ -116,10 +116,10 @@ pub fn recover(disk: &mut impl Disk, accept_loss: bool) -> Result<Recovered, Rec
 
 fn judge(survey: &Survey, mark: u64) -> Result<(), RecoverError> {
     if let Some(damage) = survey.damage.as_ref().filter(|d| d.sealed || d.beyond.is_some()) {
-        return Err(RecoverError::Middle(damage.clone()));
+        return Err(RecoverError::Middle(Box::new(damage.clone())));
     }
     match survey.last {
-        Some(found) if found < mark => Err(RecoverError::Lost { mark, found, damage: survey.damage.clone() }),
+        Some(found) if found < mark => Err(RecoverError::Lost { mark, found, damage: survey.damage.clone().map(Box::new) }),
         _ => Ok(()),
     }
 }

@@ -117,12 +117,10 @@ impl Disk for SimDisk {
             }
         };
         let rest = &self.journal[at..];
-        let Some(end) = rest.iter().rposition(|b| *b != 0) else {
-            self.journal.truncate(at);
-            return Ok(Survey { last, damage: None });
-        };
+        let Some(end) = rest.iter().rposition(|b| *b != 0) else { return Ok(Survey { last, damage: None }) };
         let beyond = (1..rest.len()).find_map(|n| parse(&rest[n..], |_, _| {}).ok()).map(|(_, group)| group);
-        let damage = Damage { file: "simulated journal".into(), at: at as u64, bytes: end as u64 + 1, what: what.into(), beyond, sealed: false };
+        let damage =
+            Damage { file: "simulated journal".into(), at: at as u64, bytes: end as u64 + 1, what: what.into(), beyond, sealed: false };
         Ok(Survey { last, damage: Some(damage) })
     }
 
@@ -143,6 +141,8 @@ impl Disk for SimDisk {
             at += len;
             self.group = group;
         }
+        // Only zeros are left, or what was cut.
+        self.journal.truncate(at);
         Ok(self.group)
     }
 

@@ -321,8 +321,7 @@ impl Inner {
         if let Some(mark) = life.mark.due(now, done.group) {
             life.committer.disk_mut().write_mark(mark);
         }
-        let mut told: Told =
-            life.sinks.values().map(|sink| (sink.clone(), Completion::Durable(done.durable))).collect();
+        let mut told: Told = life.sinks.values().map(|sink| (sink.clone(), Completion::Durable(done.durable))).collect();
         for (plane, shard, result) in done.epochs {
             told.extend(life.tell(plane, Completion::Epoch { shard, result }));
         }

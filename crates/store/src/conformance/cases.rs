@@ -56,7 +56,8 @@ pub(super) fn limits_and_more(c: &mut Client<'_>) {
 
 pub(super) fn range_bounds(c: &mut Client<'_>) {
     let p = abc(c);
-    let want: [(&'static [u8], Option<&'static [u8]>, &str); 9] = [
+    type Bound = (&'static [u8], Option<&'static [u8]>, &'static str);
+    let want: [Bound; 9] = [
         (b"b", Some(b"d"), "bc"),
         (b"b", None, "bcd"),
         (b"b\0", None, "cd"),
@@ -80,8 +81,7 @@ pub(super) fn range_bounds(c: &mut Client<'_>) {
 
 pub(super) fn key_order(c: &mut Client<'_>) {
     let p = log();
-    let order: [&[u8]; 9] =
-        [b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"\x7f", b"\x80", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff"];
+    let order: [&[u8]; 9] = [b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"\x7f", b"\x80", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff"];
     let ops = order.iter().rev().map(|k| put(k, k)).collect();
     c.write(&p, ops);
     let page = c.read(Ticket::NONE, Read::all(p));
@@ -216,16 +216,8 @@ pub(super) fn many_partitions(c: &mut Client<'_>) {
 
 pub(super) fn partitions_apart(c: &mut Client<'_>) {
     // Keys that would run into each other if partition and cell were only joined.
-    let cells: [(&[u8], &[u8]); 8] = [
-        (b"", b"ab"),
-        (b"a", b"b"),
-        (b"a", b""),
-        (b"ab", b""),
-        (b"a\0", b"b"),
-        (b"a", b"\0b"),
-        (b"\xff", b"\xff"),
-        (b"\xff\xff", b""),
-    ];
+    let cells: [(&[u8], &[u8]); 8] =
+        [(b"", b"ab"), (b"a", b"b"), (b"a", b""), (b"ab", b""), (b"a\0", b"b"), (b"a", b"\0b"), (b"\xff", b"\xff"), (b"\xff\xff", b"")];
     for collection in Collection::ALL {
         if collection == Collection::Epoch {
             continue; // epochs are the store's own
@@ -246,8 +238,7 @@ pub(super) fn partitions_apart(c: &mut Client<'_>) {
                 if reverse {
                     seen.reverse();
                 }
-                let want: Vec<(Bytes, Bytes)> =
-                    row.iter().map(|(k, v)| (Bytes::copy_from_slice(k), v.clone().into())).collect();
+                let want: Vec<(Bytes, Bytes)> = row.iter().map(|(k, v)| (Bytes::copy_from_slice(k), v.clone().into())).collect();
                 assert_eq!(seen, want, "{collection:?} {key:?} reverse {reverse}");
             }
         }

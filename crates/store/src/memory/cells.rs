@@ -97,9 +97,8 @@ fn range<'a>(row: &'a Row, read: &Read) -> Box<dyn DoubleEndedIterator<Item = (&
 
 /// The live cells of `row` within the bounds and limit of `read`.
 pub(super) fn page(row: &Row, read: &Read) -> Page {
-    let live = range(row, read).filter_map(|(key, version)| {
-        version.value.clone().map(|value| Cell { key: key.clone(), value, stamp: version.stamp })
-    });
+    let live = range(row, read)
+        .filter_map(|(key, version)| version.value.clone().map(|value| Cell { key: key.clone(), value, stamp: version.stamp }));
     if read.reverse { take(live.rev(), read.limit) } else { take(live, read.limit) }
 }
 

@@ -93,21 +93,65 @@ struct Reading {
 
 enum Event {
     /// A batch reaches a replica. `attempt` is none if nobody waits for its acknowledgement.
-    Arrive { plane: Option<PlaneId>, replica: usize, mutation: Arc<Mutation>, attempt: Option<(Ticket, u32)> },
-    Ack { ticket: Ticket, attempt: u32 },
-    WriteDone { ticket: Ticket, attempt: u32 },
-    WriteTimeout { ticket: Ticket, attempt: u32 },
-    WriteAgain { ticket: Ticket },
-    Fetch { reading: u64, attempt: u32, replica: usize },
-    Fetched { reading: u64, attempt: u32, replica: usize, row: Row },
-    ReadTimeout { reading: u64, attempt: u32 },
-    ReadAgain { reading: u64 },
-    Answer { plane: PlaneId, completion: Completion },
+    Arrive {
+        plane: Option<PlaneId>,
+        replica: usize,
+        mutation: Arc<Mutation>,
+        attempt: Option<(Ticket, u32)>,
+    },
+    Ack {
+        ticket: Ticket,
+        attempt: u32,
+    },
+    WriteDone {
+        ticket: Ticket,
+        attempt: u32,
+    },
+    WriteTimeout {
+        ticket: Ticket,
+        attempt: u32,
+    },
+    WriteAgain {
+        ticket: Ticket,
+    },
+    Fetch {
+        reading: u64,
+        attempt: u32,
+        replica: usize,
+    },
+    Fetched {
+        reading: u64,
+        attempt: u32,
+        replica: usize,
+        row: Row,
+    },
+    ReadTimeout {
+        reading: u64,
+        attempt: u32,
+    },
+    ReadAgain {
+        reading: u64,
+    },
+    Answer {
+        plane: PlaneId,
+        completion: Completion,
+    },
     /// An epoch is decided.
-    Decide { number: u64, ask: Ask },
-    Decided { number: u64, completion: Completion },
-    AskTimeout { number: u64, attempt: u32 },
-    AskAgain { number: u64 },
+    Decide {
+        number: u64,
+        ask: Ask,
+    },
+    Decided {
+        number: u64,
+        completion: Completion,
+    },
+    AskTimeout {
+        number: u64,
+        attempt: u32,
+    },
+    AskAgain {
+        number: u64,
+    },
 }
 
 impl Hostile {
@@ -302,7 +346,9 @@ impl Inner {
             self.weather();
             return true;
         }
-        if next <= until && let Some(((at, _), event)) = self.queue.pop_first() {
+        if next <= until
+            && let Some(((at, _), event)) = self.queue.pop_first()
+        {
             self.now = self.now.max(at);
             self.happen(event);
             return true;

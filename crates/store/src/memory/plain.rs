@@ -122,15 +122,12 @@ impl Inner {
                 }
                 self.durable = ticket.0;
                 // Reads that asked for a ticket before anybody had it.
-                let (ready, early) = std::mem::take(&mut self.early)
-                    .into_iter()
-                    .partition(|w| matches!(w, Work::Read { after, .. } if after.0 <= ticket.0));
+                let (ready, early) =
+                    std::mem::take(&mut self.early).into_iter().partition(|w| matches!(w, Work::Read { after, .. } if after.0 <= ticket.0));
                 self.early = early;
                 self.queue.extend::<Vec<_>>(ready);
                 match order {
-                    Order::Journal => {
-                        self.sinks.iter().map(|s| (s.clone(), Completion::Durable(ticket))).collect()
-                    }
+                    Order::Journal => self.sinks.iter().map(|s| (s.clone(), Completion::Durable(ticket))).collect(),
                     Order::PerBatch => self.tell(plane, Completion::Committed(ticket)),
                 }
             }
