@@ -1,5 +1,7 @@
 //! Log lines on standard error, for people or for machines, at a level that a reload can change.
 
+use std::io::IsTerminal as _;
+
 use config::{Config, LogFormat};
 use tracing_subscriber::EnvFilter;
 
@@ -31,7 +33,11 @@ pub fn install(config: &Config) -> anyhow::Result<Level> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow::anyhow!("logging: {e}");
     let set: Box<Set> = match config.log.format {
         LogFormat::Human => {
-            let lines = lines.with_target(false).with_env_filter(filter(config)?).with_filter_reloading();
+            let lines = lines
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .with_env_filter(filter(config)?)
+                .with_filter_reloading();
             let handle = lines.reload_handle();
             lines.try_init().map_err(failed)?;
             Box::new(move |filter| handle.reload(filter))

@@ -51,7 +51,7 @@ async fn serve(source: Source, config: Config, level: log::Level, metrics: Metri
     let token = token(&config)?;
     let tls = TlsStore::open(&config)?;
     let admin_listeners = bind(&config.listen.admin.0).await?;
-    let node = Arc::new(node::start(config.clone(), tls.clone()).await?);
+    let node = node::start(config.clone(), tls.clone()).await?;
     let control: Arc<dyn Control> = node.clone();
 
     let mut listening = control.listening();
@@ -189,7 +189,8 @@ fn banner(config: &Config, listening: &Listening, tls: &TlsStore, command: &str)
     let mut row = |name: &str, text: &str| {
         let _ = writeln!(out, "  {name:<13}{text}");
     };
-    row("clients", &format!("{} with STARTTLS, {} with direct TLS", list(&listening.c2s), list(&listening.c2s_tls)));
+    row("clients", &format!("{} (STARTTLS)", list(&listening.c2s)));
+    row("", &format!("{} (direct TLS)", list(&listening.c2s_tls)));
     row("admin", &list(&listening.admin));
     row("settings", &config.path().map_or_else(|| "defaults (chappe.toml is looked for here)".into(), |p| p.display().to_string()));
     row("data", &data.display().to_string());
@@ -235,7 +236,7 @@ mod tests {
             text.contains("target/release/chappe --config 'my chappe.toml' --set log.level=debug user add romeo@localhost\n"),
             "{text}"
         );
-        assert!(text.contains("[::]:5222 with STARTTLS, off with direct TLS"), "{text}");
+        assert!(text.contains("[::]:5222 (STARTTLS)\n"), "{text}");
         assert!(text.contains(&tls.facts()[0].fingerprint), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates by SNI, swapped whole on reload, and the TLS settings of both kinds of listener.
+//! Certificates by SNI, swapped whole on reload, and the TLS settings of every listener.
 //!
 //! A domain gets the first configured certificate that names it; one that none names gets a self-made one, made once
 //! and kept in `tls/` of the data folder.
@@ -20,9 +20,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-
-/// The protocol's name in ALPN (XEP-0368 §3).
-const ALPN_CLIENT: &[u8] = b"xmpp-client";
 
 /// What is told about a certificate in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +47,6 @@ pub struct Loaded {
 pub struct TlsStore {
     current: Arc<ArcSwap<Loaded>>,
     starttls: Arc<ServerConfig>,
-    direct: Arc<ServerConfig>,
 }
 
 impl TlsStore {
@@ -60,22 +56,13 @@ impl TlsStore {
     /// A file that cannot be read, is not a certificate, or does not fit its key.
     pub fn open(config: &Config) -> anyhow::Result<TlsStore> {
         let current = Arc::new(ArcSwap::from_pointee(load(config)?));
-        let starttls = server_config(config, &current)?;
-        let mut direct = server_config(config, &current)?;
-        direct.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
-        Ok(TlsStore { current, starttls: Arc::new(starttls), direct: Arc::new(direct) })
+        let starttls = Arc::new(server_config(config, &current)?);
+        Ok(TlsStore { current, starttls })
     }
 
-    /// For listeners where TLS comes after STARTTLS.
-    #[allow(dead_code, reason = "the node's composition takes it")]
+    /// For listeners where TLS comes after STARTTLS. Where it comes first, the edge adds ALPN (XEP-0368 §3).
     pub fn starttls(&self) -> Arc<ServerConfig> {
         self.starttls.clone()
-    }
-
-    /// For listeners where TLS comes first, with ALPN `xmpp-client` (XEP-0368).
-    #[allow(dead_code, reason = "the node's composition takes it")]
-    pub fn direct(&self) -> Arc<ServerConfig> {
-        self.direct.clone()
     }
 
     /// Puts certificates in force: every handshake from now on gets them.

@@ -283,3 +283,23 @@ fn sources_hold_no_banned_word() {
     assert_eq!(scan(&["let (a, b) = unbounded", "_channel(); // x"].concat(), &banned()).len(), 1);
     assert_eq!(scan("// a comment may say do_\u{73}end(", &banned()), Vec::<String>::new());
 }
+
+/// Settings that the node does not read yet. Each is a promise that is not kept: the list may only shrink.
+const UNREAD: &[&str] = &["limits.stanzas_per_address", "limits.login_failures_per_address", "archive.retention"];
+
+/// A setting that nothing reads is worse than none: whoever sets it gets nothing, and is not told.
+#[test]
+fn every_setting_is_read() {
+    let mut files = Vec::new();
+    for name in ["chappe", "admin"] {
+        sources(&root().join("crates").join(name).join("src"), &mut files);
+    }
+    let text: String = files.iter().filter_map(|f| fs::read_to_string(f).ok()).collect();
+    let read = |key: &str| {
+        let field = format!(".{}", key.rsplit('.').next().unwrap_or(key));
+        let whole = |at: usize| text[at + field.len()..].chars().next().is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_');
+        text.match_indices(&field).any(|(at, _)| whole(at))
+    };
+    let unread: Vec<_> = config::OPTS.iter().map(|o| o.key).filter(|key| !read(key)).collect();
+    assert_eq!(unread, UNREAD);
+}
