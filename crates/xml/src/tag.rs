@@ -5,6 +5,7 @@ use crate::chars::{is_char, is_space, split_qname};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use types::limit::{XML_ATTRIBUTE_BYTES_MAX, XML_ATTRIBUTES_MAX, XML_NAME_BYTES_MAX};
+use types::ns;
 
 /// A name as it was written, `prefix:local` or `local`.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,27 @@ pub(crate) struct Declaration<'a> {
     /// Empty for the default namespace.
     pub prefix: &'a str,
     pub uri: Cow<'a, str>,
+    pub class: Class,
+}
+
+/// Namespaces that decide whether an element can be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Stream,
+    /// `jabber:client` or `jabber:server`.
+    Content,
+    Other,
+}
+
+impl<'a> Declaration<'a> {
+    pub fn new(prefix: &'a str, uri: Cow<'a, str>) -> Declaration<'a> {
+        let class = match &*uri {
+            ns::STREAM => Class::Stream,
+            ns::CLIENT | ns::SERVER => Class::Content,
+            _ => Class::Other,
+        };
+        Declaration { prefix, uri, class }
+    }
 }
 
 pub(crate) type RawAttrs<'a> = SmallVec<[RawAttr<'a>; 6]>;
@@ -62,6 +84,11 @@ pub(crate) fn scan<'a>(inside: &'a str, sink: &mut Sink<'_, 'a>) -> Result<Name<
     let name = read_name(inside, 0)?;
     let mut i = name.whole.len();
     sink.attrs.clear();
+    if i == bytes.len() {
+        return Ok(name);
+    }
+    // Asked once for all values: whether each is its own text.
+    let plain = memchr::memchr3(b'&', b'<', b'>', bytes).is_none() && memchr::memchr3(b'\n', b'\t', b'\r', bytes).is_none();
     let mut count = 0;
     loop {
         let before = i;
@@ -76,13 +103,13 @@ pub(crate) fn scan<'a>(inside: &'a str, sink: &mut Sink<'_, 'a>) -> Result<Name<
         if count > XML_ATTRIBUTES_MAX {
             return Err(XmlError::PolicyViolation);
         }
-        i = scan_attr(inside, i, sink)?;
+        i = scan_attr(inside, i, plain, sink)?;
     }
 }
 
 /// One attribute that begins at `i`; returns where it ends.
 #[inline]
-fn scan_attr<'a>(inside: &'a str, i: usize, sink: &mut Sink<'_, 'a>) -> Result<usize, XmlError> {
+fn scan_attr<'a>(inside: &'a str, i: usize, plain: bool, sink: &mut Sink<'_, 'a>) -> Result<usize, XmlError> {
     let bytes = inside.as_bytes();
     let name = read_name(inside, i)?;
     let mut i = skip_space(bytes, i + name.whole.len());
@@ -95,61 +122,51 @@ fn scan_attr<'a>(inside: &'a str, i: usize, sink: &mut Sink<'_, 'a>) -> Result<u
         _ => return Err(XmlError::NotWellFormed),
     };
     i += 1;
-    let (value, len) = read_value(&inside[i..], quote, sink.alike)?;
+    let len = memchr::memchr(quote, &bytes[i..]).ok_or(XmlError::NotWellFormed)?;
+    if len > XML_ATTRIBUTE_BYTES_MAX {
+        return Err(XmlError::PolicyViolation);
+    }
+    let raw = &inside[i..i + len];
+    let value = if plain { Cow::Borrowed(raw) } else { unescape_value(raw, sink.alike)? };
     if let Some(rest) = name.whole.strip_prefix("xmlns")
         && (rest.is_empty() || name.local == 6)
     {
-        sink.declarations.push(Declaration { prefix: rest.strip_prefix(':').unwrap_or(rest), uri: value });
+        sink.declarations.push(Declaration::new(rest.strip_prefix(':').unwrap_or(rest), value));
     } else {
         sink.attrs.push(RawAttr { name, value, ns: 0 });
     }
     Ok(i + len + 1)
 }
 
-/// Classes of bytes in names: the ASCII part of XML 1.0 §2.3, and the rest.
-const NAME_START: u8 = 1;
-const NAME: u8 = 2;
-const COLON: u8 = 3;
-const NOT_ASCII: u8 = 4;
-
-static NAME_CLASS: [u8; 256] = {
-    let mut class = [0; 256];
+/// ASCII bytes of an NCName (Namespaces in XML §3); a name does not begin with each of them.
+static ASCII_NAME: [bool; 256] = {
+    let mut table = [false; 256];
     let mut b = 0;
-    while b < 256 {
-        class[b] = match b as u8 {
-            b'A'..=b'Z' | b'a'..=b'z' | b'_' => NAME_START,
-            b'0'..=b'9' | b'-' | b'.' => NAME,
-            b':' => COLON,
-            0x80.. => NOT_ASCII,
-            _ => 0,
-        };
+    while b < 128 {
+        table[b] = matches!(b as u8, b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'0'..=b'9' | b'-' | b'.');
         b += 1;
     }
-    class
+    table
 };
 
 /// The QName that begins at `from` (Namespaces in XML §4).
 #[inline]
 fn read_name(inside: &str, from: usize) -> Result<Name<'_>, XmlError> {
     let bytes = &inside.as_bytes()[from..];
-    let mut local = 0;
-    let mut plain = bytes.first().is_some_and(|&b| NAME_CLASS[b as usize] == NAME_START);
-    let mut len = bytes.len();
-    for (i, &b) in bytes.iter().enumerate() {
-        match NAME_CLASS[b as usize] {
-            NAME_START | NAME => {}
-            0 => {
-                len = i;
-                break;
-            }
-            COLON if local == 0 && bytes.get(i + 1).is_some_and(|&b| NAME_CLASS[b as usize] == NAME_START) => local = i + 1,
-            _ => plain = false,
-        }
+    let len = bytes.iter().position(|&b| !ASCII_NAME[b as usize]).unwrap_or(bytes.len());
+    let plain = !matches!(bytes.get(len), Some(b':' | 0x80..)) && len <= XML_NAME_BYTES_MAX;
+    if plain && bytes.first().is_some_and(|&b| b.is_ascii_alphabetic() || b == b'_') {
+        return Ok(Name { whole: &inside[from..from + len], local: 0 });
     }
-    let whole = &inside[from..from + len];
-    if plain && local.max(len - local) <= XML_NAME_BYTES_MAX {
-        return Ok(Name { whole, local: local as u16 });
-    }
+    read_rare_name(&inside[from..], len)
+}
+
+/// A name with a prefix, or beyond ASCII, or none at all; its first `len` bytes are ASCII.
+#[inline(never)]
+fn read_rare_name(from: &str, len: usize) -> Result<Name<'_>, XmlError> {
+    let in_name = |b: u8| ASCII_NAME[b as usize] || b == b':' || b >= 0x80;
+    let rest = &from.as_bytes()[len..];
+    let whole = &from[..len + rest.iter().position(|&b| !in_name(b)).unwrap_or(rest.len())];
     let (prefix, _) = split_qname(whole)?;
     Ok(Name { whole, local: if prefix.is_empty() { 0 } else { prefix.len() as u16 + 1 } })
 }
@@ -162,46 +179,12 @@ fn skip_space(bytes: &[u8], mut i: usize) -> usize {
     i
 }
 
-/// Bytes at which a value ends or needs a closer look.
-static VALUE_SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let list = b"&<>\t\n\r'\"";
-    let mut i = 0;
-    while i < list.len() {
-        special[list[i] as usize] = true;
-        i += 1;
-    }
-    special
-};
-
-/// The value up to `quote`, and how many bytes it has as written.
-#[inline]
-fn read_value<'a>(from: &'a str, quote: u8, alike: &mut bool) -> Result<(Cow<'a, str>, usize), XmlError> {
-    let bytes = from.as_bytes();
-    for (i, &b) in bytes.iter().enumerate() {
-        if !VALUE_SPECIAL[b as usize] {
-            continue;
-        }
-        if b == quote {
-            if i > XML_ATTRIBUTE_BYTES_MAX {
-                return Err(XmlError::PolicyViolation);
-            }
-            return Ok((Cow::Borrowed(&from[..i]), i));
-        }
-        if matches!(b, b'\'' | b'"') {
-            continue;
-        }
-        let len = i + memchr::memchr(quote, &bytes[i..]).ok_or(XmlError::NotWellFormed)?;
-        if len > XML_ATTRIBUTE_BYTES_MAX {
-            return Err(XmlError::PolicyViolation);
-        }
-        return Ok((Cow::Owned(unescape_value(&from[..len], i, alike)?), len));
-    }
-    Err(XmlError::NotWellFormed)
-}
-
 /// XML 1.0 §3.3.3: white space becomes a space (a line end counts as one, §2.11), references are replaced.
-fn unescape_value(raw: &str, first: usize, alike: &mut bool) -> Result<String, XmlError> {
+fn unescape_value<'a>(raw: &'a str, alike: &mut bool) -> Result<Cow<'a, str>, XmlError> {
+    let special = |b: &u8| matches!(b, b'&' | b'<' | b'>' | b'\t' | b'\n' | b'\r');
+    let Some(first) = raw.as_bytes().iter().position(special) else {
+        return Ok(Cow::Borrowed(raw));
+    };
     let mut out = String::with_capacity(raw.len());
     out.push_str(&raw[..first]);
     let mut rest = &raw[first..];
@@ -225,14 +208,13 @@ fn unescape_value(raw: &str, first: usize, alike: &mut bool) -> Result<String, X
                 rest = &rest[1..];
             }
             _ => {
-                let plain = |b: &u8| matches!(b, b'&' | b'<' | b'>' | b'\t' | b'\n' | b'\r');
-                let n = rest.as_bytes().iter().position(plain).unwrap_or(rest.len());
+                let n = rest.as_bytes().iter().position(special).unwrap_or(rest.len());
                 out.push_str(&rest[..n]);
                 rest = &rest[n..];
             }
         }
     }
-    Ok(out)
+    Ok(Cow::Owned(out))
 }
 
 /// What stands between `&` and `;`: one of the five entities of XML 1.0 §4.6 or a character reference (§4.1).

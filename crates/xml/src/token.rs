@@ -3,7 +3,7 @@
 //! quick-xml finds the tokens; it checks neither names nor attributes nor namespaces, so that is done here.
 
 use crate::chars::validate;
-use crate::tag::{self, Declaration, Declarations, Name, RawAttrs, Sink};
+use crate::tag::{self, Class, Declaration, Declarations, Name, RawAttrs, Sink};
 use crate::{Scope, XmlError, intern};
 use compact_str::CompactString;
 use quick_xml::Reader;
@@ -47,6 +47,8 @@ struct Open<'a> {
     ns: u16,
     /// Declarations in force outside of this element.
     declarations: u16,
+    /// The default namespace outside of this element.
+    default: u16,
     /// Set by a start tag that ends with `/>`.
     empty: bool,
 }
@@ -58,6 +60,8 @@ pub struct Tokens<'a> {
     depth_max: usize,
     open: SmallVec<[Open<'a>; 8]>,
     declarations: Declarations<'a>,
+    /// Number of the default namespace.
+    default: u16,
     attrs: RawAttrs<'a>,
     state: State,
     /// Where the last start tag begins.
@@ -65,6 +69,9 @@ pub struct Tokens<'a> {
     /// Length of `declarations` outside of the fragment that [`Tokens::watch`] began.
     outside: u16,
     content_ns: &'a str,
+    content_is_client: bool,
+    /// Whether the default namespace outside of the watched fragment is the content namespace.
+    inherits_content: bool,
     alike: bool,
 }
 
@@ -105,19 +112,23 @@ impl<'a> Tokens<'a> {
         config.allow_unmatched_ends = true;
         let mut declarations = Declarations::new();
         let scope = scope.into_iter();
-        declarations.extend(scope.map(|(prefix, uri)| Declaration { prefix, uri: uri.into() }));
+        declarations.extend(scope.map(|(prefix, uri)| Declaration::new(prefix, uri.into())));
         let outside = declarations.len() as u16;
+        let default = declarations.iter().rposition(|d| d.prefix.is_empty()).map_or(NO_NAMESPACE, |i| i as u16);
         Ok(Tokens {
             text,
             reader,
             depth_max: XML_DEPTH_MAX,
             open: SmallVec::new(),
             declarations,
+            default,
             attrs: SmallVec::new(),
             state: State::Before,
             from: 0,
             outside,
             content_ns: ns::CLIENT,
+            content_is_client: true,
+            inherits_content: true,
             alike: true,
         })
     }
@@ -229,6 +240,8 @@ impl<'a> Tokens<'a> {
         }
         self.outside = self.declarations.len() as u16;
         self.content_ns = content_ns;
+        self.content_is_client = content_ns == ns::CLIENT;
+        self.inherits_content = self.uri(self.default) == content_ns;
         self.alike = true;
     }
 
@@ -252,6 +265,7 @@ impl<'a> Tokens<'a> {
     fn drop_current(&mut self) {
         if let Some(open) = self.open.pop() {
             self.declarations.truncate(open.declarations as usize);
+            self.default = open.default;
         }
         self.state = if self.open.is_empty() { State::After } else { State::Inside };
     }
@@ -262,7 +276,7 @@ impl<'a> Tokens<'a> {
         }
         self.from = from;
         let to = self.position() - if empty { 2 } else { 1 };
-        let declarations = self.declarations.len() as u16;
+        let (declarations, default) = (self.declarations.len() as u16, self.default);
         let mut sink = Sink { attrs: &mut self.attrs, declarations: &mut self.declarations, alike: &mut self.alike };
         let name = tag::scan(&self.text[from + 1..to], &mut sink)?;
         if self.declarations.len() > declarations as usize {
@@ -274,7 +288,7 @@ impl<'a> Tokens<'a> {
         let prefix = name.prefix();
         let ns = self.resolve(prefix)?;
         self.alike &= self.is_alike(prefix, ns);
-        self.open.push(Open { name, ns, declarations, empty });
+        self.open.push(Open { name, ns, declarations, default, empty });
         self.state = State::Inside;
         Ok(Event::Start)
     }
@@ -282,32 +296,32 @@ impl<'a> Tokens<'a> {
     /// Whether an element with this prefix and namespace can be copied, as far as its own name goes.
     #[inline]
     fn is_alike(&self, prefix: &str, ns: u16) -> bool {
-        let uri = self.uri(ns);
-        if !prefix.is_empty() {
-            // RFC 6120 §4.8.5: content must not be routed with a prefix.
-            return !matches!(uri, ns::STREAM | ns::CLIENT | ns::SERVER);
-        }
-        if uri == ns::STREAM {
+        let class = self.declarations.get(ns as usize).map_or(Class::Other, |d| d.class);
+        // RFC 6120 §4.8.5: content must not be routed with a prefix.
+        if class == Class::Stream || (class == Class::Content && !prefix.is_empty()) {
             return false;
         }
         // RFC 6120 §4.8.3: what stands in an element of another namespace is not moved to another content namespace.
-        let inherited = (ns as usize) < self.outside as usize;
+        let inherited = prefix.is_empty() && ns < self.outside;
         let parent = || self.open.last().map_or("", |open| self.uri(open.ns));
-        !inherited || self.content_ns == ns::CLIENT || parent() == self.content_ns
+        !inherited || self.content_is_client || parent() == self.content_ns
     }
 
     /// Checks the declarations from `before` on: those of one start tag. Namespaces in XML §2.2, §3, §6.3.
     fn check_declarations(&mut self, before: usize) -> Result<(), XmlError> {
         for i in before..self.declarations.len() {
-            let Declaration { prefix, uri } = &self.declarations[i];
+            let Declaration { prefix, uri, class } = &self.declarations[i];
             let reserved = *prefix == "xmlns" || *uri == XMLNS_URI || (*prefix == "xml") != (*uri == ns::XML);
             let undeclares = !prefix.is_empty() && uri.is_empty();
             if reserved || undeclares || self.declarations[before..i].iter().any(|d| d.prefix == *prefix) {
                 return Err(XmlError::NotWellFormed);
             }
             // A server's own name for its content namespace must be inherited, to become `jabber:client` elsewhere.
-            if *uri == ns::STREAM || (*uri == self.content_ns && self.content_ns != ns::CLIENT) {
+            if *class == Class::Stream || (!self.content_is_client && *uri == self.content_ns) {
                 self.alike = false;
+            }
+            if prefix.is_empty() {
+                self.default = i as u16;
             }
         }
         if self.declarations.len() > XML_NAMESPACES_MAX { Err(XmlError::PolicyViolation) } else { Ok(()) }
@@ -332,20 +346,17 @@ impl<'a> Tokens<'a> {
 
     /// Number of the declaration of `prefix`; notes whether it stands outside of the watched fragment.
     fn resolve(&mut self, prefix: &str) -> Result<u16, XmlError> {
+        if prefix.is_empty() {
+            // No namespace at all is inherited too.
+            let inherited = self.default < self.outside || self.default == NO_NAMESPACE;
+            self.alike &= !inherited || self.inherits_content;
+            return Ok(self.default);
+        }
         if prefix == "xml" {
             return Ok(XML_NAMESPACE);
         }
-        let Some(i) = self.declarations.iter().rposition(|d| d.prefix == prefix) else {
-            // The default namespace needs no declaration, and then is none.
-            if prefix.is_empty() {
-                self.alike &= self.content_ns.is_empty();
-                return Ok(NO_NAMESPACE);
-            }
-            return Err(XmlError::NotWellFormed);
-        };
-        if i < self.outside as usize && !(prefix.is_empty() && self.declarations[i].uri == self.content_ns) {
-            self.alike = false;
-        }
+        let i = self.declarations.iter().rposition(|d| d.prefix == prefix).ok_or(XmlError::NotWellFormed)?;
+        self.alike &= i >= self.outside as usize;
         Ok(i as u16)
     }
 
