@@ -138,14 +138,14 @@ impl Plane {
 
     /// Send a message to a connection. If its mailbox is full it ends: it holds more than a session may have under way.
     pub(crate) fn tell(&self, slot: &Slot, message: Message) {
-        let address = slot.address.borrow();
-        match address.as_ref().map(|address| address.try_send(message)) {
-            Some(Ok(())) => {}
-            Some(Err(actor::SendError::Full(_))) => {
-                // It has messages to wake it, and looks at this first.
-                slot.overrun.set(true);
-            }
-            Some(Err(actor::SendError::Closed(_))) | None => self.counters.frames_late.increment(1),
+        let Some(address) = &*slot.address.borrow() else {
+            return self.counters.frames_late.increment(1);
+        };
+        match address.try_send(message) {
+            Ok(()) => {}
+            // It has messages to wake it, and looks at this first.
+            Err(actor::SendError::Full(_)) => slot.overrun.set(true),
+            Err(actor::SendError::Closed(_)) => self.counters.frames_late.increment(1),
         }
     }
 

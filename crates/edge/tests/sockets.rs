@@ -76,6 +76,7 @@ fn bytes_behind_starttls_close_the_connection() {
     let rest = client.rest();
     assert!(!rest.contains("<proceed"), "{rest}");
     assert!(!rest.contains("<success"), "{rest}");
+    drop(client);
     world.wait_for_connections(0);
 }
 
@@ -87,6 +88,7 @@ fn what_is_no_tls_is_told_so_on_the_direct_port() {
     let mut alert = Vec::new();
     client.socket.read_to_end(&mut alert).unwrap();
     assert_eq!(alert.first(), Some(&21), "{alert:?}");
+    drop(client);
     world.wait_for_connections(0);
 }
 
@@ -108,7 +110,9 @@ fn reads_no_more_than_the_edge_may_hold() {
     // Far more than the socket buffers take: sending must come to a halt.
     let body = "x".repeat(8_000);
     let message = format!("<message to='juliet@im.example' type='chat'><body>{body}</body></message>");
-    client.socket.sock.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    // A write of this client may also try to read.
+    client.socket.sock.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    client.socket.sock.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut sent = 0_usize;
     let mut rest: &[u8] = &[];
     let halted = loop {
