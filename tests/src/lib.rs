@@ -15,6 +15,7 @@ pub mod checker;
 pub mod client;
 pub mod crash;
 pub mod history;
+pub mod peer;
 pub mod proxy;
 pub mod sasl;
 pub mod server;

@@ -34,6 +34,9 @@ struct Args {
     /// Mean pause between two messages of a client, in milliseconds.
     #[arg(long, default_value_t = 30)]
     pace_ms: u64,
+    /// One message in so many is followed by the client's own cutting of its connection.
+    #[arg(long, default_value_t = 200)]
+    cut_one_in: u32,
     /// Where the history is written, one JSON object a line.
     #[arg(long, default_value = "crash-history.jsonl")]
     history: PathBuf,
@@ -58,6 +61,7 @@ async fn main() -> Result<ExitCode> {
                 seed: args.seed.unwrap_or_else(|| chappe_tests::random() >> 16),
                 up_max: Duration::from_millis(args.up_max_ms),
                 pace: Duration::from_millis(args.pace_ms),
+                cut_one_in: args.cut_one_in,
                 progress: true,
                 ..Plan::default()
             };

@@ -167,3 +167,90 @@ fn broken(e: std::io::Error) -> End {
     };
     End::Broken(why)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng as _, SeedableRng as _};
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Pushes, cancels at random and reads; every byte must come once and in order, both ways, over narrow pipes.
+    async fn survives_cancelling(client: Box<dyn Io>, server: Box<dyn Io>, seed: u64) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut stream = Stream::new(client);
+        let (mut server_read, mut server_write) = tokio::io::split(server);
+        let mut expected = String::new();
+        let reader = tokio::spawn(async move {
+            let mut got = Vec::new();
+            let mut chunk = [0; 61];
+            while let Ok(n @ 1..) = server_read.read(&mut chunk).await {
+                got.extend_from_slice(&chunk[..n]);
+                tokio::task::yield_now().await;
+            }
+            String::from_utf8(got).unwrap()
+        });
+        let writer = tokio::spawn(async move {
+            server_write.write_all(b"<stream xmlns='jabber:client'>").await.unwrap();
+            for n in 0..200 {
+                server_write.write_all(format!("<message id='{n}'><body>{}</body></message>", "x".repeat(n)).as_bytes()).await.unwrap();
+                server_write.flush().await.unwrap();
+            }
+            server_write
+        });
+        let mut seen = -1;
+        for n in 0..400 {
+            let xml = format!("<a n='{n}'>{}</a>", "é".repeat(rng.random_range(0..300)));
+            expected += &xml;
+            stream.push(&xml).unwrap();
+            let patience = Duration::from_micros(rng.random_range(0..300));
+            while let Ok(item) = tokio::time::timeout(patience, stream.next()).await {
+                if let Item::Element(e) = item.unwrap() {
+                    seen += 1;
+                    assert_eq!(e.attr("id"), Some(seen.to_string().as_str()));
+                }
+            }
+        }
+        while seen < 199 {
+            if let Item::Element(_) = stream.next().await.unwrap() {
+                seen += 1;
+            }
+        }
+        stream.flush().await.unwrap();
+        let _server_write = writer.await.unwrap();
+        drop(stream);
+        assert_eq!(reader.await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_doubled_by_cancelling() {
+        for seed in 0..5 {
+            let (client, server) = tokio::io::duplex(97);
+            survives_cancelling(Box::new(client), Box::new(server), seed).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn nor_under_tls() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = crate::tls::Certificates::make(folder.path(), "localhost").unwrap();
+        let chain = vec![CertificateDer::from_pem_file(&files.chain).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap()));
+        let connector = tokio_rustls::TlsConnector::from(crate::tls::trusting(&files.ca).unwrap());
+        for seed in 0..5 {
+            let (client, server) = tokio::io::duplex(997);
+            let name = ServerName::try_from("localhost").unwrap();
+            let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+            survives_cancelling(Box::new(client.unwrap()), Box::new(server.unwrap()), seed).await;
+        }
+    }
+}
