@@ -196,6 +196,8 @@ pub trait Store: Send + Sync + 'static {
     /// greater ticket. PerBatch: a fresh number whose completion comes by itself; two batches under way for the same
     /// cells may be applied in either order, `stamp` decides.
     ///
+    /// Once the store has failed ([`Health::Failed`]) nothing is queued and the ticket is one that never becomes durable.
+    ///
     /// `stamp` is epoch << 32 | commit number: the write timestamp of every cell of the batch.
     fn commit(&self, plane: PlaneId, stamp: u64, batch: Batch) -> Ticket;
 
