@@ -217,9 +217,10 @@ impl StanzaError {
         Some(element.map_or(StanzaError::new(Condition::UndefinedCondition), |e| StanzaError::from_element(&e)))
     }
 
-    /// Whether a stanza may be answered by an error. Not: an error (RFC 6120 §8.3.1 rule 8), an IQ result, and a presence
-    /// that only notifies, which nobody waits for an answer to (RFC 6121 §3.1.6, §4.5): only available presence, `subscribe`
-    /// and unknown types are answered.
+    /// Whether a stanza may be answered by an error. Not: an error (RFC 6120 §8.3.1 rule 8), an IQ result, and a presence that
+    /// only notifies, which RFC 6121 §8.5.1 has ignored. A presence of an unknown type is answered (§4.7.1), and so are
+    /// available presence and `subscribe`, whose sender waits for something (a room, a remote server); whether it is meant to
+    /// be told is for the caller to decide.
     pub fn may_answer(stanza: &Stanza) -> bool {
         match (stanza.kind, &stanza.type_) {
             (_, Type::Error) | (Kind::Iq, Type::Result) => false,

@@ -1,9 +1,9 @@
 //! Stanzas are read, kept and written.
 
 use bytes::{Bytes, BytesMut};
-use stanza::{Child, Condition, IqType, Kind, MessageType, Parsed, PresenceType, Stanza, StanzaError};
+use stanza::{Child, Condition, ErrorType, IqType, Kind, MessageType, Parsed, PresenceType, Stanza, StanzaError};
 use types::{Jid, ns};
-use xml::{Element, XmlError};
+use xml::{Element, Header, XmlError};
 
 fn parse_over(text: &str, stream_ns: &str) -> Result<Parsed, XmlError> {
     Stanza::parse(Bytes::copy_from_slice(text.as_bytes()), stream_ns)
@@ -214,4 +214,83 @@ fn errors_read_and_written() {
     assert_eq!(StanzaError::from_stanza(&stanza), Some(Condition::UndefinedCondition.into()));
 }
 
-use stanza::ErrorType;
+#[test]
+fn what_a_message_brought_goes_back_if_it_is_small() {
+    let error = StanzaError::new(Condition::ServiceUnavailable);
+    let names = |text: &str| -> Vec<String> {
+        let reply = error.reply_to(&parse(text)).unwrap();
+        reply.children.iter().map(|c| c.name.to_string()).collect()
+    };
+    assert_eq!(names("<message><body>hi</body><x xmlns='u'/></message>"), ["body", "x", "error"]);
+    // Only one `<error/>`, and that is ours (RFC 6120 §8.3.1 rule 7).
+    assert_eq!(names("<message><error type='wait'/><error xmlns='u'/></message>"), ["error", "error"]);
+    assert_eq!(StanzaError::from_stanza(&error.reply_to(&parse("<message><error type='wait'/></message>")).unwrap()), Some(error.clone()));
+    assert_eq!(names(&format!("<message><body>{}</body></message>", "x".repeat(4_000))), ["error"]);
+    assert_eq!(names("<iq type='set' id='1'><query xmlns='u'/></iq>"), ["error"]);
+    assert_eq!(error.reply_to(&parse("<iq type='set'/>")).unwrap().id.as_deref(), Some(""));
+}
+
+#[test]
+fn limits() {
+    let children = |n: usize| format!("<message>{}</message>", "<a/>".repeat(n));
+    assert_eq!(parse(&children(1_024)).children.len(), 1_024);
+    assert_eq!(parse_over(&children(1_025), ns::CLIENT), Err(XmlError::PolicyViolation));
+    let id = |n: usize| format!("<iq type='get' id='{}'/>", "i".repeat(n));
+    assert_eq!(parse(&id(1_023)).id.map(|id| id.len()), Some(1_023));
+    assert_eq!(parse_over(&id(1_024), ns::CLIENT), Err(XmlError::PolicyViolation)); // I-09
+    // D09: many elements that are no children cost no memory of their own.
+    let many = format!("<message><x xmlns='u'>{}</x></message>", "<a/>".repeat(20_000));
+    assert_eq!(parse(&many).to_bytes(), many);
+}
+
+#[test]
+fn a_stanza_as_deep_as_may_be_can_be_wrapped() {
+    let deep = |n: usize| format!("<message>{}{}</message>", "<a>".repeat(n), "</a>".repeat(n));
+    assert_eq!(parse_over(&deep(64), ns::CLIENT), Err(XmlError::PolicyViolation));
+    let inner = parse(&deep(63));
+    let forwarded = Element::new("forwarded", ns::FORWARD).with_child(inner.to_element().unwrap());
+    let outer =
+        Stanza::message(Jid::parse("a@b").unwrap(), MessageType::Chat).with_child(Element::new("sent", ns::CARBONS).with_child(forwarded));
+    let decoded = Stanza::decode(outer.to_bytes()).unwrap();
+    assert_eq!(decoded, outer);
+    assert_eq!(decoded.child("sent", ns::CARBONS).unwrap().element().unwrap().children().count(), 1);
+    // Also what is written anew.
+    let rewritten = format!("<message>{}&#65;{}</message>", "<a>".repeat(63), "</a>".repeat(63));
+    assert_eq!(parse(&rewritten).to_bytes(), rewritten.replace("&#65;", "A"));
+}
+
+#[test]
+fn a_header_declares_for_its_stanzas() {
+    let header = Header::parse(
+        b"<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' \
+          version='1.0' xmlns:u='urn:u'>",
+    )
+    .unwrap();
+    let parse = |text: &'static str| Stanza::parse_in(Bytes::from_static(text.as_bytes()), header.scope(), ns::SERVER);
+    assert!(matches!(parse("<db:result from='a' to='b'>k</db:result>"), Ok(Parsed::Other(e)) if e.is("result", "jabber:server:dialback")));
+    match parse("<message><u:x/><body>b</body></message>") {
+        Ok(Parsed::Stanza(stanza)) => assert_eq!(stanza.to_bytes(), "<message><x xmlns='urn:u'/><body>b</body></message>"),
+        other => panic!("{other:?}"),
+    }
+    // Prefix-free canonicalization (RFC 6120 §4.8.2): the default namespace is the stream's.
+    let free = Header::parse(b"<stream xmlns='http://etherx.jabber.org/streams' version='1.0'>").unwrap();
+    let parse = |text: &'static str| Stanza::parse_in(Bytes::from_static(text.as_bytes()), free.scope(), ns::CLIENT);
+    match parse("<message xmlns='jabber:client'><body>b</body><x xmlns='u'/></message>") {
+        Ok(Parsed::Stanza(stanza)) => assert_eq!(stanza.to_bytes(), "<message><body>b</body><x xmlns='u'/></message>"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parse("<message/>"), Ok(Parsed::Other(e)) if e.ns == ns::STREAM));
+}
+
+/// J07, J11: what is hidden in a prefix or in CDATA is seen by name, and stays one stanza.
+#[test]
+fn nothing_hides() {
+    let prefixed = parse("<presence><m:x xmlns:m='http://jabber.org/protocol/muc#user'><m:item affiliation='owner'/></m:x></presence>");
+    assert!(prefixed.child("x", ns::MUC_USER).is_some());
+    let smuggled = parse("<message><body><![CDATA[</body></message><message from='x@y'>]]></body></message>");
+    assert_eq!(smuggled.to_bytes(), "<message><body>&lt;/body&gt;&lt;/message&gt;&lt;message from='x@y'&gt;</body></message>");
+    // RFC 6120 §4.8.5: content does not leave with a prefix.
+    let content = parse("<message><c:body xmlns:c='jabber:client'>b</c:body></message>");
+    assert_eq!(content.to_bytes(), "<message><body>b</body></message>");
+    assert_eq!(parse("<message><x xmlns='u' a='1' b='2'/></message>").children[0].attr("b").as_deref(), Some("2"));
+}

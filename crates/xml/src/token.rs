@@ -317,7 +317,8 @@ impl<'a> Tokens<'a> {
                 return Err(XmlError::NotWellFormed);
             }
             // A server's own name for its content namespace must be inherited, to become `jabber:client` elsewhere.
-            if *class == Class::Stream || (!self.content_is_client && *uri == self.content_ns) {
+            // Some parsers refuse to see `xml` declared, as it may be.
+            if *class == Class::Stream || *prefix == "xml" || (!self.content_is_client && *uri == self.content_ns) {
                 self.alike = false;
             }
             if prefix.is_empty() {
