@@ -1,1 +1,132 @@
-//! Simulated cluster: production cores, a virtual clock, seeded faults and checkers
+//! The simulated cluster: the production cores (connections, shards, entities, the stores' logic) under a virtual clock,
+//! with clients that speak XML, seeded faults, and checkers for the promise.
+//!
+//! One thread, one source of chance: a seed replays exactly. Nothing of it is a model: what runs is what the server runs,
+//! only sockets, threads, gRPC, placement's consensus and the disk are imitated. Start with [`run`].
+
+mod book;
+mod check;
+mod client;
+mod faults;
+mod net;
+mod plan;
+mod trace;
+mod world;
+
+pub use plan::Mode;
+
+use frame::EdgeMsg;
+use rand::Rng;
+use sasl::{Credentials, Hash, Keys};
+use trace::Trace;
+use types::{BareJid, ReqId};
+use world::{Event, Stores, World};
+
+/// Milliseconds without faults in which accounts are made and clients make friends.
+const SETUP_MS: u64 = 8_000;
+/// Milliseconds of rest after the faults: longer than any timeout.
+const REST_MS: u64 = 150_000;
+/// How often bounds are checked.
+const BOUNDS_EVERY_MS: u64 = 500;
+
+/// How one seed went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What went wrong first.
+    pub failure: Option<String>,
+    /// Milliseconds simulated.
+    pub simulated_ms: u64,
+    /// Messages sent by clients.
+    pub messages: u64,
+    /// Messages delivered to clients.
+    pub deliveries: u64,
+    /// Streams resumed.
+    pub resumed: u64,
+    /// Resumptions refused.
+    pub failed: u64,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// The last lines of the trace, if kept.
+    pub lines: Vec<String>,
+}
+
+/// How much of the trace is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only the hash.
+    Hash,
+    /// The last lines.
+    Last,
+    /// Every line, printed at once.
+    All,
+}
+
+/// Run one seed.
+pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
+    let mut world = World::new(seed, mode, Trace::new(keep != Keep::Hash, keep == Keep::All));
+    world.say_plan();
+    set_up(&mut world);
+    if world.book.failure.is_none() {
+        let end = world.now + world.plan.fault_ms;
+        world.faulty = true;
+        if let Stores::Hostile(store) = &world.store {
+            store.set_hostility(world.plan.hostility.clone());
+        }
+        world.at(0, 500, Event::Fault);
+        for client in 0..world.clients.len() {
+            world.at(0, 500, Event::Act { client });
+        }
+        while world.now < end && world.book.failure.is_none() {
+            let next = end.min(world.now + BOUNDS_EVERY_MS);
+            world.run_until(next);
+            world.check_bounds();
+        }
+    }
+    if world.book.failure.is_none() {
+        world.heal();
+        let end = world.now + REST_MS;
+        world.run_until(end);
+    }
+    if world.book.failure.is_none() {
+        world.check_all();
+    }
+    let lines = world.trace.lines().map(str::to_owned).collect();
+    Outcome {
+        failure: world.book.failure.clone(),
+        simulated_ms: world.now,
+        messages: world.book.messages.len() as u64,
+        deliveries: world.book.deliveries,
+        resumed: world.book.resumed,
+        failed: world.book.failed,
+        hash: world.trace.hash(),
+        lines,
+    }
+}
+
+/// Accounts are made, clients come online and subscribe to each other.
+fn set_up(world: &mut World) {
+    world.begin();
+    for account in 0..world.plan.accounts {
+        let Ok(jid) = BareJid::parse(&client::account_jid(account)) else { continue };
+        let Some(credentials) = cheap_credentials() else { return world.fail("no credentials") };
+        world.administer(&jid, EdgeMsg::Create { req: ReqId(1), credentials: credentials.encode().into() });
+    }
+    for client in 0..world.clients.len() {
+        let at = world.rng.random_range(1_000..1_500);
+        world.at_exactly(at, Event::Connect { client });
+    }
+    world.run_until(SETUP_MS);
+}
+
+/// Keys that no password has: the simulation answers for the password.
+fn cheap_credentials() -> Option<Credentials> {
+    let keys = |hash, len: usize| Keys::new(hash, &vec![7; len], &vec![8; len], &[9; 16], 4_096).ok();
+    Credentials::from_keys(keys(Hash::Sha1, 20)?, keys(Hash::Sha256, 32)?).ok()
+}
+
+impl World {
+    fn say_plan(&mut self) {
+        let plan = format!("{:?}", self.plan);
+        self.say(|| plan);
+    }
+}

@@ -1,0 +1,79 @@
+//! What clients said and heard: the promise is checked against it.
+
+use std::collections::BTreeMap;
+
+/// Names a message: its client, and a counter of that client.
+pub type MsgId = (usize, u64);
+
+/// A message as its sender knows it.
+#[derive(Clone, Debug)]
+pub struct Msg {
+    /// The account that sends.
+    pub from: usize,
+    /// The account addressed.
+    pub to: usize,
+    /// The sender is acknowledged and the message is durable.
+    pub durable: bool,
+    /// The server has said so.
+    pub acked: bool,
+    /// The sender got an error for it.
+    pub refused: bool,
+    /// Sent again in a new session though the server did not say that it has not got it.
+    pub uncovered: bool,
+    /// Clients that received it (a delivery, not a carbon).
+    pub received: u32,
+    /// When it was first sent.
+    pub at: u64,
+}
+
+/// An IQ request of a client to another one.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The client's session that asked.
+    pub session: u64,
+    /// Answers so far.
+    pub answers: u32,
+    /// The session ended before it was answered.
+    pub void: bool,
+    /// When it was asked.
+    pub at: u64,
+    /// Times it reached its addressee.
+    pub reached: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// Every message.
+    pub messages: BTreeMap<MsgId, Msg>,
+    /// Every IQ request, by client and counter.
+    pub requests: BTreeMap<MsgId, Request>,
+    /// The first thing that went wrong.
+    pub failure: Option<String>,
+    /// Deliveries, for the figures.
+    pub deliveries: u64,
+    /// Resumptions that worked.
+    pub resumed: u64,
+    /// Resumptions that did not.
+    pub failed: u64,
+}
+
+impl Book {
+    /// Something went wrong; only the first counts.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        if self.failure.is_none() {
+            self.failure = Some(what.into());
+        }
+    }
+}
+
+/// `m:<client>:<seq>` as the id of a message or IQ.
+pub fn name(id: MsgId) -> String {
+    format!("m:{}:{}", id.0, id.1)
+}
+
+/// Reverses [`name`].
+pub fn parse_name(text: &str) -> Option<MsgId> {
+    let (client, seq) = text.strip_prefix("m:")?.split_once(':')?;
+    Some((client.parse().ok()?, seq.parse().ok()?))
+}

@@ -1,0 +1,183 @@
+//! What must hold when the faults are over and everything has come to rest.
+
+use crate::book::{MsgId, parse_name};
+use crate::client::{Phase, account_jid};
+use crate::net::SHARDS;
+use crate::world::{Stores, World};
+use entity::row::{self, Row};
+use entity::seal::{Seal, Seals};
+use entity::session::Link;
+use frame::Pos;
+use std::collections::{BTreeMap, BTreeSet};
+use store::Cell;
+use types::limit::{OUTBOX_ROWS_MAX, SESSIONS_MAX, TAIL_STANZAS_MAX};
+use types::{BareJid, Partition};
+
+impl World {
+    fn dump(&self, partition: &Partition) -> Vec<Cell> {
+        match &self.store {
+            Stores::Sim(s) => s.dump(partition),
+            Stores::Hostile(s) => s.dump(partition),
+        }
+    }
+
+    /// The valid rows of an account's log.
+    fn rows(&self, jid: &BareJid) -> Result<Vec<(Pos, Row)>, String> {
+        let mut seals = Seals::default();
+        for cell in self.dump(&row::seals(jid)) {
+            seals.add(Seal::decode(&cell.key, cell.value).map_err(|e| e.to_string())?);
+        }
+        let mut rows = Vec::new();
+        for cell in self.dump(&row::bucket(jid, 1)) {
+            let pos = row::parse_key(&cell.key).map_err(|e| e.to_string())?;
+            if seals.valid(pos) {
+                rows.push((pos, Row::decode(cell.value).map_err(|e| e.to_string())?));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Bounds that hold at every moment.
+    pub fn check_bounds(&mut self) {
+        let mut wrong = None;
+        for (p, party) in self.parties.iter().enumerate() {
+            for account in party.host.iter().flat_map(|h| h.shards()).flat_map(|s| s.accounts()) {
+                let long = account.state.sessions.iter().any(|s| s.tail.len() > TAIL_STANZAS_MAX);
+                if long || account.state.sessions.len() > SESSIONS_MAX || account.outbox().len() > OUTBOX_ROWS_MAX {
+                    wrong = Some(format!("p{p}: {} is beyond a bound", account.state.jid));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.fail(wrong);
+        }
+    }
+
+    /// Everything: after faults, healing and rest.
+    pub fn check_all(&mut self) {
+        let found = self
+            .check_clients()
+            .and_then(|()| self.check_archives())
+            .and_then(|()| self.check_requests())
+            .and_then(|()| self.check_presence())
+            .and_then(|()| self.check_sessions());
+        if let Err(wrong) = found {
+            self.fail(wrong);
+        }
+    }
+
+    fn check_clients(&self) -> Result<(), String> {
+        for c in &self.clients {
+            if c.phase != Phase::Online {
+                return Err(format!("client {} does not come online: {:?}", c.id, c.phase));
+            }
+            if c.unacked() > 0 {
+                return Err(format!("client {}: {} stanzas are never acknowledged", c.id, c.unacked()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_archives(&self) -> Result<(), String> {
+        let mut archives = Vec::new();
+        for account in 0..self.plan.accounts {
+            let jid = BareJid::parse(&account_jid(account)).map_err(|e| e.to_string())?;
+            let rows = self.rows(&jid).map_err(|e| format!("log of {jid}: {e}"))?;
+            let mut numbers = BTreeSet::new();
+            if let Some((pos, _)) = rows.iter().find(|(pos, _)| !numbers.insert(pos.row)) {
+                return Err(format!("{jid} has two valid rows {}", pos.row));
+            }
+            let (mut sent, mut got) = (BTreeMap::<MsgId, u32>::new(), BTreeMap::<MsgId, u32>::new());
+            let mut last: BTreeMap<(bool, usize), u64> = BTreeMap::new();
+            for (pos, row) in rows.iter().filter(|(_, r)| r.archived) {
+                let Some(id) = row.stanza.id.as_deref().and_then(parse_name) else { continue };
+                let own = row.sender == jid;
+                *if own { &mut sent } else { &mut got }.entry(id).or_default() += 1;
+                let uncovered = self.book.messages.get(&id).is_some_and(|m| m.uncovered);
+                let before = last.entry((own, id.0)).or_default();
+                if id.1 < *before && !uncovered {
+                    return Err(format!("archive of {jid}, row {}: {id:?} behind {before} of its sender", pos.row));
+                }
+                *before = (*before).max(id.1);
+            }
+            archives.push((sent, got));
+        }
+        for (id, m) in &self.book.messages {
+            let sent = archives[m.from].0.get(id).copied().unwrap_or(0);
+            let got = archives[m.to].1.get(id).copied().unwrap_or(0);
+            let what = || format!("message {id:?} of u{} to u{} ({m:?})", m.from, m.to);
+            if (sent > 1 || got > 1) && !m.uncovered {
+                return Err(format!("{}: {sent} rows at the sender, {got} at the recipient", what()));
+            }
+            if m.durable && m.acked && !m.refused && (sent == 0 || got == 0) {
+                return Err(format!("{}: acknowledged, but {sent} rows at the sender, {got} at the recipient", what()));
+            }
+            if m.durable && m.received > 0 && got == 0 {
+                return Err(format!("{}: received, but not in the recipient's archive", what()));
+            }
+            let all_acknowledge = self.clients.iter().filter(|c| c.account == m.to).all(|c| c.sm && c.priority >= 0);
+            if m.durable && m.acked && !m.refused && m.received == 0 && all_acknowledge {
+                return Err(format!("{}: no client of the recipient ever received it", what()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), String> {
+        for (id, r) in &self.book.requests {
+            let asker = &self.clients[id.0];
+            if r.answers == 0 && !r.void && asker.session == r.session && asker.sm {
+                return Err(format!("the request {id:?} ({r:?}) is never answered"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_presence(&self) -> Result<(), String> {
+        let online: BTreeMap<&str, u64> = self.clients.iter().filter_map(|c| Some((c.jid.as_deref()?, c.status))).collect();
+        for c in &self.clients {
+            for (jid, status) in &online {
+                let seen = c.view.get(*jid).copied().flatten();
+                if seen != Some(*status) {
+                    return Err(format!("client {} sees {jid} as {seen:?}, it is {status}", c.id));
+                }
+            }
+            for (jid, seen) in &c.view {
+                if seen.is_some() && !online.contains_key(jid.as_str()) {
+                    return Err(format!("client {} sees a ghost: {jid} ({seen:?})", c.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> Result<(), String> {
+        let mut live = 0;
+        for shard in 0..SHARDS {
+            let owner = self.owners[usize::from(shard)];
+            let Some(host) = &self.parties[owner.party].host else { return Err("a shard has no owner at the end".into()) };
+            let Some(shard) = host.shards().find(|s| s.id.0 == shard && s.epoch == owner.epoch) else {
+                return Err(format!("s{shard} has no owner at the end"));
+            };
+            for account in shard.accounts() {
+                if !account.outbox().is_empty() {
+                    return Err(format!("{}: {} forwards are never confirmed", account.state.jid, account.outbox().len()));
+                }
+                for s in &account.state.sessions {
+                    let Link::Attached(conn) = s.link else {
+                        return Err(format!("{}: {:?} at the end", s.jid, s.link));
+                    };
+                    let holder = self.conns.get(&conn.slot).filter(|c| c.core.session() == Some(s.id) && c.client_open);
+                    if holder.is_none() {
+                        return Err(format!("{} is live on c{}, which does not hold it", s.jid, conn.slot));
+                    }
+                    live += 1;
+                }
+            }
+        }
+        if live != self.clients.len() {
+            return Err(format!("{live} sessions of {} clients", self.clients.len()));
+        }
+        Ok(())
+    }
+}

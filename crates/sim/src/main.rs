@@ -1,0 +1,101 @@
+//! Runs seeds, and prints the first one that goes wrong with the end of its trace.
+
+use anyhow::bail;
+use clap::{Parser, ValueEnum};
+use chappe_sim::{Keep, Mode, run};
+use std::time::{Duration, Instant};
+
+/// Lines of the trace that a failure prints.
+const LINES_PRINTED: usize = 60;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Modes {
+    /// Embedded store, one node.
+    E,
+    /// Cluster on hostile replicas.
+    C,
+    /// Each seed in both.
+    Both,
+}
+
+#[derive(Parser, Debug)]
+#[command(about = "Simulated cluster: production code, virtual clock, seeded faults, checkers")]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 1)]
+    start: u64,
+    /// Only this one, printing its end.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Which clusters.
+    #[arg(long, value_enum, default_value_t = Modes::Both)]
+    mode: Modes,
+    /// Print the whole trace.
+    #[arg(long)]
+    trace: bool,
+    /// Run each seed twice and compare.
+    #[arg(long)]
+    twice: bool,
+    /// Go on after a failure, and count.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
+    let modes: &[Mode] = match args.mode {
+        Modes::E => &[Mode::Embedded],
+        Modes::C => &[Mode::Cluster],
+        Modes::Both => &[Mode::Embedded, Mode::Cluster],
+    };
+    let (first, last) = args.seed.map_or((args.start, args.start + args.seeds), |s| (s, s + 1));
+    let began = Instant::now();
+    let (mut simulated, mut runs, mut failures) = (0, 0u64, 0u64);
+    let (mut messages, mut deliveries, mut resumed, mut refused) = (0, 0, 0, 0);
+    let mut told = Instant::now();
+    for seed in first..last {
+        for &mode in modes {
+            let outcome = run(seed, mode, if args.trace { Keep::All } else { Keep::Hash });
+            runs += 1;
+            simulated += outcome.simulated_ms;
+            messages += outcome.messages;
+            deliveries += outcome.deliveries;
+            resumed += outcome.resumed;
+            refused += outcome.failed;
+            if args.twice && run(seed, mode, Keep::Hash).hash != outcome.hash {
+                bail!("seed {seed} in mode {mode:?} does not replay");
+            }
+            if let Some(failure) = outcome.failure {
+                failures += 1;
+                println!("seed {seed} mode {mode:?}: {failure}");
+                if !args.keep_going {
+                    if !args.trace {
+                        let again = run(seed, mode, Keep::Last);
+                        for line in again.lines.iter().rev().take(LINES_PRINTED).rev() {
+                            println!("{line}");
+                        }
+                    }
+                    bail!("seed {seed} in mode {mode:?} after {runs} runs; replay with --seed {seed} --trace: {failure}");
+                }
+            }
+            if told.elapsed() > Duration::from_secs(10) {
+                told = Instant::now();
+                println!("… seed {seed}: {runs} runs, {:.1} a second", runs as f64 / began.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{runs} runs, {failures} failures, {:.1} runs/s, {:.0} × real time, {messages} messages, {deliveries} deliveries, {resumed} resumed, {refused} resumptions refused",
+        runs as f64 / took,
+        simulated as f64 / 1_000.0 / took,
+    );
+    if failures > 0 {
+        bail!("{failures} failures");
+    }
+    Ok(())
+}

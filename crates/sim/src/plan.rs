@@ -1,0 +1,207 @@
+//! What a run is: the shape of the cluster, its clients, its settings and what will break, drawn from the seed.
+
+use crate::client::Client;
+use edge::core::Settings as EdgeSettings;
+use entity::module::{Ctx, Flow, Hook, Module, Phase, Point, Work};
+use entity::state::State;
+use entity::{Pipeline, Settings};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use std::time::Duration;
+use store::memory::Hostility;
+use store_embedded::sim::SimFaults;
+use types::{BareJid, ConnId};
+
+/// What kind of cluster is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One node on the embedded store: a crash takes everything that was not flushed.
+    Embedded,
+    /// Edges and cores on a store of three hostile replicas.
+    Cluster,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The kind.
+    pub mode: Mode,
+    /// Planes of the node, or nodes of the cluster.
+    pub parties: usize,
+    /// Of the parties, the first so many are edges (in a cluster).
+    pub edges: usize,
+    /// Accounts.
+    pub accounts: usize,
+    /// Milliseconds of faults.
+    pub fault_ms: u64,
+    /// Milliseconds between faults, about.
+    pub fault_every: u64,
+    /// Milliseconds between what one client does, about.
+    pub pace_ms: u64,
+    /// Of a link between nodes.
+    pub delay_ms: (u64, u64),
+    /// How long sessions outlive their streams, in seconds.
+    pub resume_secs: u32,
+    /// Messages to a bare JID go to all resources.
+    pub bare_to_all: bool,
+    /// Weights of the kinds of faults.
+    pub weights: [u32; 8],
+    /// The disk, while faults go on.
+    pub disk: SimFaults,
+    /// The replicas, while faults go on.
+    pub hostility: Hostility,
+    clients: Vec<ClientPlan>,
+}
+
+#[derive(Clone, Debug)]
+struct ClientPlan {
+    account: usize,
+    sm: bool,
+    carbons: bool,
+    priority: i8,
+    named: bool,
+    slow: u64,
+    /// (period, length, offset) of being away.
+    away: (u64, u64, u64),
+}
+
+impl Plan {
+    /// Draw a plan.
+    pub fn draw(mode: Mode, rng: &mut SmallRng) -> Plan {
+        let accounts = rng.random_range(2..=4);
+        let mut clients = Vec::new();
+        for account in 0..accounts {
+            for _ in 0..if rng.random_bool(0.3) { 2 } else { 1 } {
+                clients.push(ClientPlan {
+                    account,
+                    sm: rng.random_bool(0.85),
+                    carbons: rng.random_bool(0.4),
+                    priority: if rng.random_bool(0.9) { rng.random_range(0..3) } else { -1 },
+                    named: rng.random_bool(0.8),
+                    slow: if rng.random_bool(0.3) { rng.random_range(1..3_000) } else { 0 },
+                    away: if rng.random_bool(0.4) {
+                        (rng.random_range(8_000..30_000), rng.random_range(1_000..8_000), rng.random_range(0..10_000))
+                    } else {
+                        (0, 0, 0)
+                    },
+                });
+            }
+        }
+        let mut weights = [0; 8];
+        for w in &mut weights {
+            *w = if rng.random_bool(0.7) { rng.random_range(1..=6) } else { 0 };
+        }
+        weights[0] = weights[0].max(1);
+        let (edges, cores) = (2, rng.random_range(2..=3));
+        Plan {
+            mode,
+            parties: if mode == Mode::Embedded { 2 } else { edges + cores },
+            edges,
+            accounts,
+            fault_ms: rng.random_range(10_000..40_000),
+            fault_every: rng.random_range(200..6_000),
+            pace_ms: rng.random_range(100..1_200),
+            delay_ms: (0, if rng.random_bool(0.5) { 3 } else { rng.random_range(3..150) }),
+            resume_secs: if rng.random_bool(0.7) { 40 } else { rng.random_range(1..8) },
+            bare_to_all: rng.random_bool(0.3),
+            weights,
+            disk: if rng.random_bool(0.5) {
+                SimFaults::default()
+            } else {
+                SimFaults { sync_ms: (0, rng.random_range(1..150)), slow_sync: 0.03, slow_sync_ms: (20, 1_500), ..SimFaults::default() }
+            },
+            hostility: match rng.random_range(0..4) {
+                0 => Hostility::none(),
+                1 => Hostility::default(),
+                _ => Hostility::draw(rng),
+            },
+            clients,
+        }
+    }
+
+    /// The clients, all offline.
+    pub fn clients(&self) -> Vec<Client> {
+        let mut first = vec![true; self.accounts];
+        let peers = |account: usize| (0..self.accounts).filter(|a| *a != account).collect();
+        self.clients
+            .iter()
+            .enumerate()
+            .map(|(id, p)| {
+                let mut c = Client::new(id, p.account, peers(p.account));
+                c.sm = p.sm;
+                c.carbons = p.carbons;
+                c.priority = p.priority;
+                c.resource = p.named.then(|| format!("r{id}"));
+                c.slow = p.slow;
+                c.subscribes = std::mem::take(&mut first[p.account]);
+                c
+            })
+            .collect()
+    }
+
+    /// Is the client away at this moment, by its habits?
+    pub fn away(&self, client: usize, now: u64) -> bool {
+        let (period, length, offset) = self.clients[client].away;
+        period > 0 && now > crate::SETUP_MS && (now + offset) % period < length
+    }
+
+    /// (edge, core)
+    pub fn roles(&self, party: usize) -> (bool, bool) {
+        match self.mode {
+            Mode::Embedded => (true, true),
+            Mode::Cluster => (party < self.edges, party >= self.edges),
+        }
+    }
+
+    /// The name of a connection.
+    pub fn conn_id(&self, party: usize, slot: u64) -> ConnId {
+        let party = u16::try_from(party).unwrap_or(u16::MAX);
+        match self.mode {
+            Mode::Embedded => ConnId { node: 0, plane: party, slot },
+            Mode::Cluster => ConnId { node: party, plane: 0, slot },
+        }
+    }
+
+    /// Where a connection is.
+    pub fn party_of(&self, conn: ConnId) -> usize {
+        match self.mode {
+            _ if conn.node == u16::MAX => 0,
+            Mode::Embedded => conn.plane.into(),
+            Mode::Cluster => conn.node.into(),
+        }
+    }
+
+    /// Of connections.
+    pub fn edge_settings(&self) -> EdgeSettings {
+        let domain = BareJid::parse("localhost").into_iter().collect();
+        let mut settings = EdgeSettings::new(domain);
+        settings.idle_timeout = Duration::from_secs(15);
+        settings.idle_answer_timeout = Duration::from_secs(10);
+        settings.iterations = 1;
+        settings
+    }
+
+    /// Of entities.
+    pub fn settings(&self) -> Settings {
+        Settings { resume_secs_max: self.resume_secs, bare_to_all: self.bare_to_all, ..Settings::default() }
+    }
+}
+
+/// What runs on the way of messages.
+pub fn pipeline() -> Pipeline {
+    Pipeline::new(&[&ARCHIVE])
+}
+
+static ARCHIVE: Module = Module {
+    name: "sim-archive",
+    hooks: &[
+        Hook { point: Point::Outbound, phase: Phase::Store, run: archive },
+        Hook { point: Point::Inbound, phase: Phase::Store, run: archive },
+    ],
+    ..Module::EMPTY
+};
+
+fn archive(_: &Ctx<'_>, _: &State, work: &mut Work) -> Flow {
+    work.archive = !work.passing;
+    Flow::Continue
+}

@@ -1,0 +1,659 @@
+//! The simulated cluster: a clock, a queue of events, and everything that runs on them.
+
+use crate::book::Book;
+use crate::client::{Client, Phase, Wish};
+use crate::net::{Link, Owner, Party, Payload, SHARDS, View, Waiting};
+use crate::plan::{Mode, Plan};
+use crate::trace::Trace;
+use bytes::Bytes;
+use edge::core::{Connection, Output, Settings as EdgeSettings, TlsInfo};
+use entity::{Pipeline, Settings};
+use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use shard::core::{Host, Out, Shared};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use store::memory::Hostile;
+use store::{Completion, PlaneId, Store};
+use store_embedded::sim::SimStore;
+use types::{BareJid, ConnId, Epoch, Instant, Now, ShardId, Timestamp};
+
+/// Wall clock at instant 0.
+const WALL: u64 = 1_795_000_000_000;
+/// Steps within one millisecond beyond which something runs in circles.
+const STEPS_PER_MS_MAX: u32 = 200_000;
+
+/// Something that will happen.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A frame arrives.
+    Frame { from: usize, to: usize, generation: u32, life: u32, payload: Payload },
+    /// Bytes of a client arrive; `None`: its socket is gone.
+    ToServer { slot: u64, bytes: Option<Bytes> },
+    /// Bytes of the server arrive; `None`: it has closed.
+    ToClient { slot: u64, bytes: Option<Bytes> },
+    /// A client connects, if it is offline and wants to.
+    Connect { client: usize },
+    /// A client does something.
+    Act { client: usize },
+    /// A client answers `<r/>`.
+    Ack { client: usize, session: u64 },
+    /// Something breaks.
+    Fault,
+    /// A party hears of the placement.
+    Heard { party: usize, shard: ShardId, owner: Option<Owner> },
+    /// A party takes a shard.
+    Take { party: usize, shard: ShardId, epoch: Epoch },
+    /// A party starts again.
+    Start { party: usize, life: u32 },
+    /// A party that was stopped goes on.
+    Wake { party: usize, life: u32 },
+    /// Placement gives away what a party had.
+    Reassign { party: usize, life: u32, dead: bool },
+    /// A link is there again.
+    Renew { a: usize, b: usize },
+    /// A party takes connections of an edge up to `slot` for lost.
+    ConnsLost { party: usize, edge: usize, slot: u64 },
+    /// The disk has room again.
+    Room,
+}
+
+/// The store of the cluster.
+pub enum Stores {
+    /// One node's disk.
+    Sim(Arc<SimStore>),
+    /// Three replicas.
+    Hostile(Arc<Hostile>),
+}
+
+impl Stores {
+    fn next(&self) -> Option<u64> {
+        match self {
+            Stores::Sim(s) => s.next_event(),
+            Stores::Hostile(s) => s.next_event(),
+        }
+        .map(|i| i.0)
+    }
+
+    fn step(&self, now: u64) {
+        match self {
+            Stores::Sim(s) => s.step(Instant(now)),
+            Stores::Hostile(s) => s.step(Instant(now)),
+        }
+    }
+
+    /// As the shards see it.
+    pub fn shared(&self) -> Arc<dyn Store> {
+        match self {
+            Stores::Sim(s) => s.clone(),
+            Stores::Hostile(s) => s.clone(),
+        }
+    }
+}
+
+/// A connection and its socket.
+pub struct Conn {
+    /// The edge's half.
+    pub core: Connection,
+    /// Where it is.
+    pub party: usize,
+    /// Whose it is.
+    pub client: usize,
+    /// The client's side is there.
+    pub client_open: bool,
+    /// What the client sent and nobody has read.
+    pub unread: VecDeque<Bytes>,
+    up_last: u64,
+    down_last: u64,
+}
+
+type Completions = Arc<Mutex<VecDeque<(PlaneId, Completion)>>>;
+
+/// See the module.
+pub struct World {
+    /// What this run is.
+    pub plan: Plan,
+    /// Milliseconds since the start.
+    pub now: u64,
+    /// The only source of chance.
+    pub rng: SmallRng,
+    /// What happened.
+    pub trace: Trace,
+    /// What clients said and heard.
+    pub book: Book,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// Connections, by slot.
+    pub conns: BTreeMap<u64, Conn>,
+    /// Parties.
+    pub parties: Vec<Party>,
+    /// The store.
+    pub store: Stores,
+    /// The placement as it is.
+    pub owners: Vec<Owner>,
+    /// Whether faults go on.
+    pub faulty: bool,
+    /// Clients say nothing new.
+    pub quiet: bool,
+    pub(crate) links: BTreeMap<(usize, usize), Link>,
+    pub(crate) sockets: Vec<Option<u64>>,
+    pub(crate) epoch: u32,
+    completions: Completions,
+    queue: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+    next_slot: u64,
+    steps: u32,
+    edge_settings: Arc<EdgeSettings>,
+    settings: Arc<Settings>,
+    pipeline: Arc<Pipeline>,
+}
+
+impl World {
+    /// A cluster that has not started.
+    pub fn new(seed: u64, mode: Mode, trace: Trace) -> World {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed_0000 ^ u64::from(mode == Mode::Cluster) << 40);
+        let plan = Plan::draw(mode, &mut rng);
+        let store_rng = SmallRng::seed_from_u64(rng.random());
+        let store = match mode {
+            Mode::Embedded => Stores::Sim(Arc::new(SimStore::new(store_rng, plan.disk.clone()))),
+            Mode::Cluster => Stores::Hostile(Arc::new(Hostile::new(store_rng, store::memory::Hostility::none()))),
+        };
+        let clients = plan.clients();
+        let sockets = vec![None; clients.len()];
+        let mut world = World {
+            now: 0,
+            rng,
+            trace,
+            book: Book::default(),
+            clients,
+            conns: BTreeMap::new(),
+            parties: Vec::new(),
+            store,
+            owners: Vec::new(),
+            faulty: false,
+            quiet: false,
+            links: BTreeMap::new(),
+            sockets,
+            epoch: 0,
+            completions: Arc::default(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            next_slot: 0,
+            steps: 0,
+            edge_settings: Arc::new(plan.edge_settings()),
+            settings: Arc::new(plan.settings()),
+            pipeline: Arc::new(crate::plan::pipeline()),
+            plan,
+        };
+        for p in 0..world.plan.parties {
+            let view = Arc::new(View::new(p, mode == Mode::Embedded));
+            let (is_edge, is_core) = world.plan.roles(p);
+            let waiting = VecDeque::new();
+            world.parties.push(Party { view, host: None, plane: None, is_edge, is_core, up: false, stopped: false, waiting, life: 0 });
+        }
+        world
+    }
+
+    /// Both clocks.
+    pub fn clock(&self) -> Now {
+        Now { mono: Instant(self.now), wall: Timestamp(WALL + self.now) }
+    }
+
+    /// A moment between `low` and `high` milliseconds from now.
+    pub fn at(&mut self, low: u64, high: u64, event: Event) {
+        let at = self.now + self.rng.random_range(low..=high.max(low));
+        self.at_exactly(at, event);
+    }
+
+    /// At this moment.
+    pub fn at_exactly(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), event);
+    }
+
+    /// A line of the trace.
+    pub fn say(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now;
+        self.trace.line(now, text);
+    }
+
+    /// Something is wrong.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.say(|| format!("!!! {what}"));
+        self.book.fail(what);
+    }
+
+    /// A process begins: it registers at the store and owns nothing yet.
+    pub fn start_party(&mut self, p: usize) {
+        self.parties[p].up = true;
+        self.parties[p].stopped = false;
+        self.parties[p].life += 1;
+        self.parties[p].waiting.clear();
+        if !self.parties[p].is_core {
+            return;
+        }
+        let store = self.store.shared();
+        let completions = self.completions.clone();
+        let cell = Arc::new(Mutex::new(PlaneId(0)));
+        let mine = cell.clone();
+        let plane = store.register(Box::new(move |completion| {
+            let plane = *mine.lock().unwrap_or_else(PoisonError::into_inner);
+            completions.lock().unwrap_or_else(PoisonError::into_inner).push_back((plane, completion));
+        }));
+        *cell.lock().unwrap_or_else(PoisonError::into_inner) = plane;
+        let directory = self.parties[p].view.clone();
+        let shared = Shared { store, plane, directory, settings: self.settings.clone(), pipeline: self.pipeline.clone() };
+        self.parties[p].host = Some(Host::new(shared));
+        self.parties[p].plane = Some(plane);
+    }
+
+    /// Everything up to `end` happens, or something goes wrong.
+    pub fn run_until(&mut self, end: u64) {
+        while self.book.failure.is_none() {
+            let next = self.next_time();
+            if next > end {
+                self.now = end;
+                return;
+            }
+            if next > self.now {
+                (self.now, self.steps) = (next, 0);
+            }
+            self.steps += 1;
+            if self.steps > STEPS_PER_MS_MAX {
+                return self.fail("something runs in circles");
+            }
+            self.step();
+        }
+    }
+
+    fn next_time(&self) -> u64 {
+        let running = self.parties.iter().filter(|p| p.up && !p.stopped);
+        let hosts = running.filter_map(|p| p.host.as_ref()).map(|h| h.next_wake().0);
+        let conns = self.conns.values().filter(|c| !self.parties[c.party].stopped).map(|c| c.core.next_timeout().0);
+        let queue = self.queue.keys().next().map(|(at, _)| *at);
+        hosts.chain(conns).chain(queue).chain(self.store.next()).min().unwrap_or(u64::MAX).max(self.now)
+    }
+
+    fn step(&mut self) {
+        if self.store.next().is_some_and(|at| at <= self.now) {
+            self.store.step(self.now);
+            return self.completed();
+        }
+        if let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let event = entry.remove();
+            return self.happen(event);
+        }
+        let now = self.clock();
+        for p in 0..self.parties.len() {
+            let party = &mut self.parties[p];
+            if party.up
+                && !party.stopped
+                && let Some(host) = &mut party.host
+                && host.next_wake() <= now.mono
+            {
+                host.handle_timer(now);
+                return self.route(p);
+            }
+        }
+        let due = self.conns.iter().find(|(_, c)| !self.parties[c.party].stopped && c.core.next_timeout().0 <= self.now);
+        if let Some((slot, _)) = due {
+            let slot = *slot;
+            self.with_conn(slot, |c, now| c.handle_timeout(now));
+        }
+    }
+
+    fn completed(&mut self) {
+        loop {
+            let next = self.completions.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((plane, completion)) = next else { break };
+            let Some(p) = self.parties.iter().position(|p| p.up && p.plane == Some(plane)) else { continue };
+            self.trace.note(u64::from(plane.0) << 8 | 1);
+            self.say(|| format!("store → p{p}: {}", brief(&completion)));
+            if self.parties[p].stopped {
+                self.parties[p].waiting.push_back(Waiting::Completion(completion));
+            } else {
+                self.complete(p, completion);
+            }
+        }
+        if let Stores::Sim(store) = &self.store
+            && store.failed().is_some()
+        {
+            self.say(|| "a commit failed: the process ends".into());
+            self.crash_node();
+        }
+    }
+
+    pub(crate) fn complete(&mut self, p: usize, completion: Completion) {
+        let now = self.clock();
+        if let Some(host) = &mut self.parties[p].host {
+            host.handle_completion(now, completion);
+        }
+        self.route(p);
+    }
+
+    /// Send what a host has said.
+    pub fn route(&mut self, p: usize) {
+        let Some(host) = &mut self.parties[p].host else { return };
+        for out in host.take_out() {
+            match out {
+                Out::Edge(frame) => {
+                    let to = self.plan.party_of(frame.conn);
+                    self.send(p, to, Payload::Edge(Box::new(frame)));
+                }
+                Out::Shard(frame) => {
+                    if let Some(owner) = self.parties[p].view.owner(frame.shard) {
+                        self.send(p, owner.party, Payload::Shard(Box::new(frame)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Put a frame on a link. False if the link does not take it.
+    pub fn send(&mut self, from: usize, to: usize, payload: Payload) -> bool {
+        let delay = if from == to { self.rng.random_range(0..=1) } else { self.rng.random_range(self.plan.delay_ms.0..=self.plan.delay_ms.1) };
+        let now = self.now;
+        let life = self.parties[to].life;
+        let link = self.links.entry((from, to)).or_insert(Link { generation: 0, last: 0, up: true });
+        if !link.up {
+            return false;
+        }
+        let at = link.last.max(now + delay);
+        link.last = at;
+        let generation = link.generation;
+        self.at_exactly(at, Event::Frame { from, to, generation, life, payload });
+        true
+    }
+
+    pub(crate) fn deliver(&mut self, p: usize, payload: Payload) {
+        if self.parties[p].stopped {
+            return self.parties[p].waiting.push_back(Waiting::Frame(payload));
+        }
+        let now = self.clock();
+        match payload {
+            Payload::Shard(frame) => {
+                self.trace.note(u64::from(frame.shard.0) << 8 | 2);
+                self.say(|| format!("→ p{p} {}", brief_shard(&frame)));
+                if let Some(host) = &mut self.parties[p].host {
+                    host.handle_frame(now, *frame);
+                }
+                self.route(p);
+            }
+            Payload::Edge(frame) => {
+                self.trace.note(frame.conn.slot << 8 | 3);
+                self.say(|| format!("→ c{} e{} {}", frame.conn.slot, frame.epoch.0, clip(&format!("{:?}", frame.body))));
+                let slot = frame.conn.slot;
+                self.with_conn(slot, |c, now| c.handle_frame(now, *frame));
+            }
+        }
+    }
+
+    /// Hand something to a connection and carry out what it wants.
+    pub fn with_conn(&mut self, slot: u64, run: impl FnOnce(&mut Connection, Now)) {
+        let now = self.clock();
+        let Some(mut conn) = self.conns.remove(&slot) else { return };
+        run(&mut conn.core, now);
+        self.drive(slot, &mut conn);
+        if !conn.core.is_done() {
+            self.conns.insert(slot, conn);
+        } else if conn.client_open {
+            let at = conn.down_last.max(self.now + 1);
+            self.at_exactly(at, Event::ToClient { slot, bytes: None });
+            conn.unread.clear();
+        }
+    }
+
+    fn drive(&mut self, slot: u64, conn: &mut Conn) {
+        let now = self.clock();
+        loop {
+            while let Some(output) = conn.core.poll_output() {
+                self.carry_out(slot, conn, output);
+            }
+            if !conn.core.wants_read() {
+                return;
+            }
+            let Some(bytes) = conn.unread.pop_front() else { return };
+            conn.core.handle_bytes(now, &bytes);
+        }
+    }
+
+    fn carry_out(&mut self, slot: u64, conn: &mut Conn, output: Output) {
+        let now = self.clock();
+        match output {
+            Output::Write(bytes) => {
+                self.trace.note_bytes(&bytes);
+                if conn.client_open {
+                    let at = conn.down_last.max(self.now + self.rng.random_range(0..=5));
+                    conn.down_last = at;
+                    self.at_exactly(at, Event::ToClient { slot, bytes: Some(bytes) });
+                }
+            }
+            Output::Frame { account, body } => {
+                let shard = rpc::shard_of(account.as_str(), SHARDS);
+                let owner = self.parties[conn.party].view.owner(shard);
+                let full = self.faulty && self.rng.random_bool(0.005);
+                let taken = owner.is_some_and(|owner| {
+                    let from = FromEdge { conn: conn.core.id(), account, body };
+                    let frame = ToShard { shard, epoch: owner.epoch, body: ToShardBody::Edge(from) };
+                    !full && self.send(conn.party, owner.party, Payload::Shard(Box::new(frame)))
+                });
+                if !taken {
+                    conn.core.handle_unreachable(now);
+                }
+            }
+            Output::VerifyPlain { .. } => conn.core.handle_plain_verified(now, true),
+            Output::Derive { .. } | Output::StartTls => self.fail("a connection asked for what no client wants"),
+            Output::Close => {
+                if conn.client_open {
+                    conn.client_open = false;
+                    let at = conn.down_last.max(self.now + 1);
+                    self.at_exactly(at, Event::ToClient { slot, bytes: None });
+                }
+                conn.unread.clear();
+                conn.core.handle_closed(now);
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Frame { from, to, generation, life, payload } => {
+                let link = self.links.get(&(from, to));
+                let arrives = link.is_some_and(|l| l.generation == generation) && self.parties[to].up && self.parties[to].life == life;
+                if arrives {
+                    self.deliver(to, payload);
+                }
+            }
+            Event::ToServer { slot, bytes } => self.to_server(slot, bytes),
+            Event::ToClient { slot, bytes } => self.to_client(slot, bytes),
+            Event::Connect { client } => self.connect(client),
+            Event::Act { client } => self.act(client),
+            Event::Ack { client, session } => {
+                if self.clients[client].session == session {
+                    self.clients[client].ack();
+                    self.grant(client);
+                }
+            }
+            other => self.fault(other),
+        }
+    }
+
+    fn to_server(&mut self, slot: u64, bytes: Option<Bytes>) {
+        let Some(conn) = self.conns.get_mut(&slot) else { return };
+        match bytes {
+            Some(bytes) => {
+                conn.unread.push_back(bytes);
+                if !self.parties[conn.party].stopped {
+                    self.with_conn(slot, |_, _| {});
+                }
+            }
+            None => {
+                conn.client_open = false;
+                conn.unread.clear();
+                if !self.parties[conn.party].stopped {
+                    self.with_conn(slot, |c, now| c.handle_closed(now));
+                }
+            }
+        }
+    }
+
+    fn to_client(&mut self, slot: u64, bytes: Option<Bytes>) {
+        let Some(client) = self.sockets.iter().position(|s| *s == Some(slot)) else { return };
+        match bytes {
+            Some(bytes) => {
+                self.say(|| format!("  k{client} ← {}", clip(&String::from_utf8_lossy(&bytes))));
+                let World { clients, book, rng, now, .. } = self;
+                clients[client].handle_bytes(*now, &bytes, book, rng);
+                self.grant(client);
+            }
+            None => self.lose_socket(client, 50, 2_000),
+        }
+    }
+
+    /// A client's socket is gone, as the client sees it; it connects again within these bounds.
+    pub fn lose_socket(&mut self, client: usize, low: u64, high: u64) {
+        self.say(|| format!("  k{client} lost its stream"));
+        self.sockets[client] = None;
+        let World { clients, book, .. } = self;
+        clients[client].cut(book);
+        self.at(low, high, Event::Connect { client });
+    }
+
+    fn connect(&mut self, client: usize) {
+        if self.sockets[client].is_some() || (!self.quiet && self.plan.away(client, self.now)) {
+            if self.sockets[client].is_none() {
+                self.at(200, 1_000, Event::Connect { client });
+            }
+            return;
+        }
+        let edges: Vec<usize> = (0..self.parties.len()).filter(|p| self.parties[*p].is_edge && self.parties[*p].up).collect();
+        if edges.is_empty() {
+            return self.at(100, 1_000, Event::Connect { client });
+        }
+        let party = edges[self.rng.random_range(0..edges.len())];
+        self.next_slot += 1;
+        let slot = self.next_slot;
+        let id = self.plan.conn_id(party, slot);
+        let seed: [u8; 32] = self.rng.random();
+        let core = Connection::new(self.edge_settings.clone(), id, seed, self.clock(), Some(TlsInfo::default()));
+        let conn = Conn { core, party, client, client_open: true, unread: VecDeque::new(), up_last: 0, down_last: 0 };
+        self.conns.insert(slot, conn);
+        self.sockets[client] = Some(slot);
+        self.clients[client].connect(slot, self.now);
+        self.say(|| format!("  k{client} connects as c{slot} to p{party}"));
+        self.grant(client);
+    }
+
+    /// What a client wants done.
+    pub fn grant(&mut self, client: usize) {
+        for wish in self.clients[client].take_wishes() {
+            match wish {
+                Wish::Bytes(bytes) => {
+                    let Some(slot) = self.sockets[client] else { continue };
+                    let bytes = Bytes::from(bytes);
+                    self.say(|| format!("  k{client} → {}", clip(&String::from_utf8_lossy(&bytes))));
+                    let now = self.now + self.rng.random_range(0..=5);
+                    if let Some(conn) = self.conns.get_mut(&slot) {
+                        conn.up_last = conn.up_last.max(now);
+                        let at = conn.up_last;
+                        self.at_exactly(at, Event::ToServer { slot, bytes: Some(bytes) });
+                    }
+                }
+                Wish::AckIn(ms) => {
+                    let session = self.clients[client].session;
+                    self.at(ms, ms, Event::Ack { client, session });
+                }
+                Wish::Drop(ms) => {
+                    if let Some(slot) = self.sockets[client] {
+                        self.at(0, 5, Event::ToServer { slot, bytes: None });
+                    }
+                    self.lose_socket(client, ms, ms + 500);
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, client: usize) {
+        self.at(self.plan.pace_ms / 4, self.plan.pace_ms * 2, Event::Act { client });
+        if self.clients[client].is_impatient(self.now) {
+            self.cut_client(client, true);
+            return;
+        }
+        let away = !self.quiet && self.plan.away(client, self.now);
+        let World { clients, book, rng, now, quiet, .. } = self;
+        let c = &mut clients[client];
+        if c.phase != Phase::Online {
+            return;
+        }
+        if *quiet {
+            if rng.random_bool(0.3) {
+                c.request_ack();
+            }
+        } else if away {
+            c.close();
+        } else {
+            match rng.random_range(0..100) {
+                0..70 => {
+                    for _ in 0..rng.random_range(1..=3) {
+                        c.chat(*now, true, book, rng);
+                    }
+                }
+                70..75 => c.chat(*now, false, book, rng),
+                75..85 => c.ask(*now, book, rng),
+                85..92 => c.announce(),
+                92..95 => c.close(),
+                _ => c.request_ack(),
+            }
+        }
+        self.grant(client);
+    }
+
+    /// The socket of a client breaks; the server hears of it soon, late, or never.
+    pub fn cut_client(&mut self, client: usize, hears: bool) {
+        let Some(slot) = self.sockets[client] else { return };
+        self.say(|| format!("  k{client} is cut off c{slot}"));
+        // What is under way is lost, from here on or altogether.
+        if hears {
+            self.at(0, 50, Event::ToServer { slot, bytes: None });
+        } else if let Some(conn) = self.conns.get_mut(&slot) {
+            conn.client_open = false;
+        }
+        self.lose_socket(client, 10, 3_000);
+    }
+
+    /// A frame of the administrator.
+    pub fn administer(&mut self, account: &BareJid, body: EdgeMsg) {
+        let shard = rpc::shard_of(account.as_str(), SHARDS);
+        let owner = self.owners[usize::from(shard.0)];
+        let conn = ConnId { node: u16::MAX, plane: 0, slot: 0 };
+        let from = FromEdge { conn, account: account.clone(), body };
+        self.deliver(owner.party, Payload::Shard(Box::new(ToShard { shard, epoch: owner.epoch, body: ToShardBody::Edge(from) })));
+    }
+}
+
+fn clip(text: &str) -> String {
+    let mut out: String = text.chars().take(400).collect();
+    out.retain(|c| c != '\n');
+    out
+}
+
+fn brief(completion: &Completion) -> String {
+    match completion {
+        Completion::Read { id, result } => {
+            format!("read {id:x}: {}", result.as_ref().map_or_else(ToString::to_string, |p| format!("{} cells", p.rows.len())))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_shard(frame: &ToShard) -> String {
+    let head = format!("s{} e{}", frame.shard.0, frame.epoch.0);
+    match &frame.body {
+        ToShardBody::Edge(e) => format!("{head} c{} {} {}", e.conn.slot, e.account, clip(&format!("{:?}", e.body))),
+        ToShardBody::Peer(p) => format!("{head} {} → {} {}", p.from, p.to, clip(&format!("{:?}", p.body))),
+    }
+}
