@@ -285,7 +285,7 @@ fn sources_hold_no_banned_word() {
 }
 
 /// Settings that the node does not read yet. Each is a promise that is not kept: the list may only shrink.
-const UNREAD: &[&str] = &["limits.stanzas_per_address", "limits.login_failures_per_address", "archive.retention"];
+const UNREAD: &[&str] = &["limits.stanzas_per_address", "limits.login_failures_per_address"];
 
 /// A setting that nothing reads is worse than none: whoever sets it gets nothing, and is not told.
 #[test]

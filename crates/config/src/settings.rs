@@ -260,8 +260,6 @@ settings! {
     archive "archive" "archive." Archive {
         /// What is kept for an account that has set no preference.
         default: ArchiveDefault = ArchiveDefault::Always, Live;
-        /// How long archived messages are kept; "off" keeps them for ever.
-        retention: Option<Duration> = None, Live, "1h" to "36500d";
     }
 
     /// Resource binding (RFC 6120 §7).

@@ -93,16 +93,16 @@ fn defaults_are_in_range_and_documented() {
 
 #[test]
 fn a_reload_takes_live_settings_only() {
-    let old = Config::parse("domains = 'a'\n[archive]\nretention = '30d'").unwrap();
+    let old = Config::parse("domains = 'a'\n[archive]\ndefault = 'never'").unwrap();
     let new = Config::parse("domains = 'b'\n[routing]\nbare_jid = 'all'").unwrap();
     let changed: Vec<_> = old.changes(&new).into_iter().map(|c| (c.key, c.apply)).collect();
-    assert_eq!(changed, [("domains", Apply::Restart), ("routing.bare_jid", Apply::Live), ("archive.retention", Apply::Live)]);
+    assert_eq!(changed, [("domains", Apply::Restart), ("routing.bare_jid", Apply::Live), ("archive.default", Apply::Live)]);
     let both = old.with_live_of(&new);
     assert_eq!(both.domains(), ["a"]);
     assert_eq!(both.routing.bare_jid, BareJidRouting::All);
-    assert_eq!(both.archive.retention, None);
+    assert_eq!(both.archive.default, ArchiveDefault::Always);
     assert_eq!(both.origin("domains").to_string(), "chappe.toml:1");
-    assert_eq!(both.origin("archive.retention"), Origin::Default);
+    assert_eq!(both.origin("archive.default"), Origin::Default);
 }
 
 #[test]

@@ -158,6 +158,8 @@ pub struct Settings {
     pub sessions_max: usize,
     /// Messages that wait for an account without a session.
     pub offline_rows_max: usize,
+    /// Bounds of rosters.
+    pub roster: crate::roster::Limits,
     /// Failed logins per account within a minute before further ones are put off; 0 switches it off.
     pub login_failures_max: u32,
     /// XEP-0077 for those who have an account.
@@ -174,6 +176,7 @@ impl Default for Settings {
             resume_secs_max: 300,
             sessions_max: types::limit::SESSIONS_MAX,
             offline_rows_max: types::limit::OFFLINE_ROWS_MAX,
+            roster: crate::roster::Limits::default(),
             login_failures_max: 0,
             software_version: env!("CARGO_PKG_VERSION"),
         }

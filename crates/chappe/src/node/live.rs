@@ -78,6 +78,7 @@ pub fn entities(config: &Config) -> module::Settings {
         resume_secs_max: u32::try_from(l.resume_timeout_max.as_secs()).unwrap_or(u32::MAX),
         sessions_max: count(l.sessions_per_account),
         offline_rows_max: count(l.offline_rows),
+        roster: entity::roster::Limits { items_max: count(l.roster_items), ..entity::roster::Limits::default() },
         login_failures_max: l.login_failures_per_account.unwrap_or(0),
         ..module::Settings::default()
     }

@@ -4,7 +4,7 @@ use super::{Account, PURGE_ROWS, PendingRead, QUERIES_MAX, REQUESTS_MAX};
 use crate::codec::Corrupt;
 use crate::effect::{Effect, Effects, ReadId};
 use crate::module::{Action, Answer, At, Ctx, Flow, IqCtx, IqHandler, IqKind, LogScan, Point, Rows, bucket_scan};
-use crate::roster::{Limits, RosterAnswer};
+use crate::roster::RosterAnswer;
 use crate::row::{self, Row};
 use crate::state::cell;
 use crate::subscription::Kind;
@@ -273,7 +273,7 @@ impl Account {
         if ctx.low_space {
             return self.iq_done(ctx, session, iq, Err(StanzaError::new(Condition::ResourceConstraint)), fx);
         }
-        match self.state.roster.set(query, &Limits::default()) {
+        match self.state.roster.set(query, &ctx.settings.roster) {
             Err(error) => self.iq_done(ctx, session, iq, Err(error), fx),
             Ok(change) => {
                 for op in change.writes {

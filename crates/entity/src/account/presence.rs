@@ -3,7 +3,6 @@
 use super::Account;
 use crate::effect::{Effect, Effects};
 use crate::module::{Ctx, Flow, Point};
-use crate::roster::Limits;
 use crate::subscription::{Disclosure, Kind};
 use bytes::{Bytes, BytesMut};
 use frame::{PeerMsg, SharedStanza};
@@ -188,7 +187,7 @@ impl Account {
         if let Flow::Refuse(error) = self.guarded(ctx, Point::Outbound, &stanza, Some(id)) {
             return Err(error);
         }
-        let change = self.state.roster.outbound(kind, &contact, &Limits::default())?;
+        let change = self.state.roster.outbound(kind, &contact, &ctx.settings.roster)?;
         self.mark_live(fx);
         for op in change.writes {
             fx.op(&self.state.partition.clone(), op);
@@ -213,7 +212,7 @@ impl Account {
         if !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
             return;
         }
-        let change = self.state.roster.inbound(kind, from, children_of(&stanza), &Limits::default());
+        let change = self.state.roster.inbound(kind, from, children_of(&stanza), &ctx.settings.roster);
         if change.refused {
             return;
         }
