@@ -76,9 +76,10 @@ impl<A: Actor> Context<'_, A> {
     where
         F: Future + 'static,
     {
-        let bound = actix::fut::wrap_future::<_, Host<A>>(future).map(move |output, host: &mut Host<A>, context: &mut actix::Context<Host<A>>| {
-            then(&mut host.actor, &mut Context(context), output);
-        });
+        let bound =
+            actix::fut::wrap_future::<_, Host<A>>(future).map(move |output, host: &mut Host<A>, context: &mut actix::Context<Host<A>>| {
+                then(&mut host.actor, &mut Context(context), output);
+            });
         self.0.spawn(bound);
     }
 }

@@ -66,8 +66,7 @@ impl Planes {
         // actix wants a System on the thread that makes arbiters; this thread only keeps it.
         let thread = std::thread::Builder::new().name("planes".into()).spawn(move || {
             let runner = System::new();
-            let arbiters: std::io::Result<Vec<Arbiter>> =
-                runner.block_on(async { (0..count).map(|_| Arbiter::try_new()).collect() });
+            let arbiters: std::io::Result<Vec<Arbiter>> = runner.block_on(async { (0..count).map(|_| Arbiter::try_new()).collect() });
             let (handles, arbiters) = match arbiters {
                 Ok(arbiters) => (Ok(arbiters.iter().map(Arbiter::handle).collect::<Vec<_>>()), arbiters),
                 Err(error) => (Err(error), Vec::new()),
@@ -104,12 +103,7 @@ impl Planes {
     /// Start an actor on a plane; `make` runs there. Its mailbox holds at most `mailbox_max` unhandled messages.
     ///
     /// After [`Planes::stop`] the address is closed.
-    pub fn start_actor<A: Actor>(
-        &self,
-        plane: u16,
-        mailbox_max: usize,
-        make: impl FnOnce() -> A + Send + 'static,
-    ) -> Address<A::Message> {
+    pub fn start_actor<A: Actor>(&self, plane: u16, mailbox_max: usize, make: impl FnOnce() -> A + Send + 'static) -> Address<A::Message> {
         let (receiver, queued, address) = channel::<A>(mailbox_max);
         self.arbiter(plane).spawn_fn(move || run(make(), queued, receiver));
         address
@@ -127,11 +121,7 @@ impl Planes {
     ///
     /// It runs behind everything that was ready on the plane when it was asked for, so what many actors of one turn
     /// produce is handled at once. If `work` returns a delay it is run again after it, without being asked.
-    pub fn at_turn_end(
-        &self,
-        plane: u16,
-        work: Box<dyn Fn() -> Option<Duration> + Send>,
-    ) -> Box<dyn Fn() + Send + Sync> {
+    pub fn at_turn_end(&self, plane: u16, work: Box<dyn Fn() -> Option<Duration> + Send>) -> Box<dyn Fn() + Send + Sync> {
         let asked = Arc::new((AtomicBool::new(false), tokio::sync::Notify::new()));
         let ask = Arc::clone(&asked);
         self.arbiter(plane).spawn(async move {

@@ -3,10 +3,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 const WAIT: Duration = Duration::from_secs(10);
+/// More than any test here sends: a probe never waits.
+const SEEN_MAX: usize = 32_768;
 
 /// Tells what it gets; blocks its plane while it holds `Hold`.
 struct Probe {
-    seen: mpsc::Sender<(Option<u16>, Say)>,
+    seen: mpsc::SyncSender<(Option<u16>, Say)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Probe {
 }
 
 fn probe(planes: &Planes, plane: u16, mailbox_max: usize) -> (Address<Say>, mpsc::Receiver<(Option<u16>, Say)>) {
-    let (seen, see) = mpsc::channel();
+    let (seen, see) = mpsc::sync_channel(SEEN_MAX);
     (planes.start_actor(plane, mailbox_max, move || Probe { seen }), see)
 }
 
@@ -62,7 +64,7 @@ fn probe(planes: &Planes, plane: u16, mailbox_max: usize) -> (Address<Say>, mpsc
 fn refuses_when_full_however_many_clones() {
     let planes = Planes::start(1).unwrap();
     let (address, see) = probe(&planes, 0, 4);
-    let (release, until) = mpsc::channel();
+    let (release, until) = mpsc::sync_channel(1);
     address.try_send(Say::Hold(HoldUntil(until))).unwrap();
     while address.queued() > 0 {
         std::thread::yield_now();
@@ -142,7 +144,7 @@ fn order_holds_across_planes_under_refusal() {
 }
 
 /// Counts ends of turns.
-struct Polled(mpsc::Sender<&'static str>);
+struct Polled(mpsc::SyncSender<&'static str>);
 
 impl Actor for Polled {
     type Message = bool;
@@ -161,7 +163,7 @@ impl Actor for Polled {
 #[test]
 fn poll_comes_at_the_end_of_a_turn() {
     let planes = Planes::start(1).unwrap();
-    let (seen, see) = mpsc::channel();
+    let (seen, see) = mpsc::sync_channel(SEEN_MAX);
     let address = planes.start_actor(0, 8, move || Polled(seen));
     assert_eq!(see.recv_timeout(WAIT).unwrap(), "poll");
     let many = address.clone();
@@ -175,13 +177,16 @@ fn poll_comes_at_the_end_of_a_turn() {
 fn work_at_turn_end_runs_once_for_many_asks() {
     let planes = Planes::start(1).unwrap();
     let ran = Arc::new(AtomicUsize::new(0));
-    let (done, told) = mpsc::channel();
+    let (done, told) = mpsc::sync_channel(8);
     let counted = Arc::clone(&ran);
-    let ask = planes.at_turn_end(0, Box::new(move || {
-        let n = counted.fetch_add(1, Ordering::SeqCst) + 1;
-        done.send(n).unwrap();
-        (n == 2).then_some(Duration::from_millis(1))
-    }));
+    let ask = planes.at_turn_end(
+        0,
+        Box::new(move || {
+            let n = counted.fetch_add(1, Ordering::SeqCst) + 1;
+            done.send(n).unwrap();
+            (n == 2).then_some(Duration::from_millis(1))
+        }),
+    );
     let ask = Arc::new(ask);
     for round in 1..=2 {
         let ask = Arc::clone(&ask);

@@ -182,7 +182,9 @@ impl Drop for StreamActor {
     fn drop(&mut self) {
         // A panic ends one stream. Its session must not stay attached to nobody: what the core has to say to its shard is
         // said, if it still can.
-        if !self.finished && let Some(core) = self.core.take() {
+        if !self.finished
+            && let Some(core) = self.core.take()
+        {
             let farewell = std::panic::AssertUnwindSafe(|| self.farewell(core));
             if std::panic::catch_unwind(farewell).is_err() {
                 tracing::error!(conn = ?self.slot.id, "a stream that panicked could not detach its session");
@@ -515,6 +517,9 @@ impl StreamActor {
             match &mut self.core {
                 Some(core) => core.handle_tls(now, info),
                 None => self.begin_stream(now, Some(info)),
+            }
+            if let (Some(core), Some(hash)) = (&mut self.core, progress.server_end_point) {
+                core.set_server_end_point(hash);
             }
         }
         if let Some(core) = &mut self.core

@@ -79,6 +79,9 @@ pub struct Counts {
 
 /// Listen, and serve what connects. `tls` gives the certificates: [`TlsProvider`].
 ///
+/// A metrics recorder must be installed before: handles are made once. Every plane of `net` gets a hub, which takes the
+/// frames for its connections.
+///
 /// # Errors
 /// [`StartError`]; nothing listens then.
 pub fn start(config: EdgeConfig, net: &LocalNet, tls: TlsProvider, planes: &Planes) -> Result<EdgeHandle, StartError> {
@@ -172,8 +175,7 @@ impl EdgeHandle {
     /// These shards have another owner or epoch in the placement now: their connections are told.
     pub async fn placement_changed(&self, shards: &[ShardId]) {
         let map = self.0.shared.placement.current();
-        let changed: Arc<[_]> =
-            shards.iter().filter_map(|&shard| Some((shard, map.owner(shard)?.epoch))).collect();
+        let changed: Arc<[_]> = shards.iter().filter_map(|&shard| Some((shard, map.owner(shard)?.epoch))).collect();
         drop(map);
         self.tell_hubs(|| HubMessage::Placement(Arc::clone(&changed))).await;
     }

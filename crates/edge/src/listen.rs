@@ -82,8 +82,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// What every accepted socket gets: no Nagle (a stream's writes are coalesced already), and probes of a silent peer.
 pub(crate) fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
     socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 

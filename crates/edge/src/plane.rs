@@ -49,12 +49,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     fn new() -> Scratch {
-        Scratch {
-            input: vec![0; PARTIAL_BYTES_MAX + READ_BYTES_MAX],
-            plain_in: Vec::new(),
-            plain_out: Vec::new(),
-            output: Vec::new(),
-        }
+        Scratch { input: vec![0; PARTIAL_BYTES_MAX + READ_BYTES_MAX], plain_in: Vec::new(), plain_out: Vec::new(), output: Vec::new() }
     }
 
     /// Empty them, and give back what grew too much.
@@ -171,7 +166,9 @@ impl Plane {
         let first = timers.first().map_or(Instant::NEVER, |timer| timer.0);
         timers.insert((at, slot.id.slot));
         slot.armed.set(at);
-        if at < first && let Some(waker) = &*self.timer_waker.borrow() {
+        if at < first
+            && let Some(waker) = &*self.timer_waker.borrow()
+        {
             waker.wake_by_ref();
         }
     }

@@ -4,6 +4,7 @@
 //! (or a handshake message over several records) is incomplete. That API gives neither the server name nor keying
 //! material; both are caught where rustls tells them: the certificate resolver and the key log of the configuration.
 
+mod end_point;
 mod exporter;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,8 @@ pub(crate) enum TlsError {
 pub(crate) struct Progress {
     /// The handshake ended with these bytes: what is known of the channel.
     pub(crate) established: Option<TlsInfo>,
+    /// With that: data for `tls-server-end-point`, if there is any.
+    pub(crate) server_end_point: Option<Vec<u8>>,
     /// The client has sent `close_notify`: nothing comes any more.
     pub(crate) closed: bool,
 }
@@ -123,7 +126,7 @@ impl Tls {
             }
         }
         self.keep(&input[at..])?;
-        progress.established = self.handshake_progress(out);
+        self.handshake_progress(out, &mut progress);
         Ok(progress)
     }
 
@@ -198,20 +201,23 @@ impl Tls {
         }
     }
 
-    fn handshake_progress(&mut self, out: &[u8]) -> Option<TlsInfo> {
-        let caught = self.handshake.as_mut()?;
+    fn handshake_progress(&mut self, out: &[u8], progress: &mut Progress) {
+        let Some(caught) = &mut self.handshake else {
+            return;
+        };
         exporter::collect(caught, out);
         if self.connection.is_handshaking() {
-            return None;
+            return;
         }
         let version13 = self.connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
-        let exporter = self
-            .connection
-            .negotiated_cipher_suite()
-            .and_then(|suite| caught.channel_binding(suite, self.extended_master_secret));
-        let sni = caught.server_name.take();
+        let exporter =
+            self.connection.negotiated_cipher_suite().and_then(|suite| caught.channel_binding(suite, self.extended_master_secret));
+        progress.established = Some(TlsInfo { sni: caught.server_name.take(), exporter, version13 });
+        // RFC 5929 §4.1 means the certificate of the full handshake, which may have been another one.
+        if self.connection.handshake_kind() != Some(rustls::HandshakeKind::Resumed) {
+            progress.server_end_point = caught.certificate.take().and_then(|der| end_point::hash(&der));
+        }
         self.handshake = None;
-        Some(TlsInfo { sni, exporter, version13 })
     }
 }
 
@@ -231,11 +237,7 @@ fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, out: 
 }
 
 /// Append what `encrypt` writes to `out`: with `room`, then with as much as it asks for.
-fn encrypt(
-    mut encrypt: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
-    room: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), TlsError> {
+fn encrypt(mut encrypt: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>, room: usize, out: &mut Vec<u8>) -> Result<(), TlsError> {
     let end = out.len();
     let mut room = room;
     // The first answer may ask for more room; the second one is final.
@@ -281,11 +283,7 @@ impl Configs {
         let mut made = self.made.borrow_mut();
         let made = match &mut *made {
             Some(made) if Arc::ptr_eq(&made.from, &from) => made,
-            slot => slot.insert(Made {
-                starttls: derive(&from, Vec::new()),
-                direct: derive(&from, vec![ALPN_CLIENT.to_vec()]),
-                from,
-            }),
+            slot => slot.insert(Made { starttls: derive(&from, Vec::new()), direct: derive(&from, vec![ALPN_CLIENT.to_vec()]), from }),
         };
         Arc::clone(if direct { &made.direct } else { &made.starttls })
     }
@@ -301,14 +299,17 @@ fn derive(from: &ServerConfig, alpn: Vec<Vec<u8>>) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Notes the server name that a client asks for, and leaves the choice to the resolver configured.
+/// Notes the server name that a client asks for and the certificate it gets; the resolver configured chooses.
 #[derive(Debug)]
 struct CatchName(Arc<dyn ResolvesServerCert>);
 
 impl ResolvesServerCert for CatchName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        exporter::catch_name(hello.server_name());
-        self.0.resolve(hello)
+        let name = hello.server_name().map(str::to_owned);
+        let key = self.0.resolve(hello);
+        let certificate = key.as_ref().and_then(|key| key.cert.first());
+        exporter::catch_hello(name, certificate.map(|der| der.to_vec()));
+        key
     }
 
     fn only_raw_public_keys(&self) -> bool {

@@ -4,11 +4,14 @@ mod support;
 
 use chappe_edge as edge;
 use chappe_edge::{Limits, Rate};
-use rpc::ShardMap;
+use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
+use rpc::{Link, ShardMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
-use support::{Client, PASSWORD, WAIT, World};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::{Client, PASSWORD, WAIT, World, now, passed};
 use types::{Epoch, limit};
 
 fn limits() -> Limits {
@@ -40,6 +43,16 @@ fn logs_in_over_starttls_and_over_direct_tls() {
     }
     world.wait_for_connections(0);
     assert_eq!(world.edge.counts().accepted, 2);
+}
+
+#[test]
+fn binds_by_the_certificate_too() {
+    // XEP-0440 §4: a client that knows only tls-server-end-point.
+    let world = World::new(limits());
+    let mut client = world.direct();
+    let der = client.socket.conn.peer_certificates().unwrap()[0].to_vec();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der).as_ref().to_vec();
+    client.login_bound("romeo", sasl::ChannelBinding::TlsServerEndPoint(hash));
 }
 
 #[test]
@@ -155,10 +168,10 @@ fn deliver_to_a_deaf_client(world: &World) -> usize {
     client.login("romeo");
     client.enable();
     let body = "y".repeat(16_000);
-    let start = Instant::now();
+    let start = now();
     let mut m = 0;
     while world.edge.counts().connections > 0 {
-        assert!(start.elapsed() < WAIT, "still open after {m} messages");
+        assert!(passed(start) < WAIT, "still open after {m} messages");
         if m < 4_000 {
             for _ in 0..20 {
                 m += 1;
@@ -187,10 +200,7 @@ fn a_stuck_reader_is_closed_in_time() {
 
 #[test]
 fn connections_are_counted_per_address_and_in_all() {
-    for limits in [
-        Limits { connections_per_address_max: Some(3), ..limits() },
-        Limits { connections_max: Some(3), ..limits() },
-    ] {
+    for limits in [Limits { connections_per_address_max: Some(3), ..limits() }, Limits { connections_max: Some(3), ..limits() }] {
         let world = World::new(limits);
         let open: Vec<TcpStream> = (0..3).map(|_| world.connect(0)).collect();
         world.wait_for_connections(3);
@@ -215,13 +225,13 @@ fn a_rate_slows_reading_and_loses_nothing() {
         let mut client = world.direct();
         client.login("romeo");
         let message = format!("<message to='juliet@im.example' type='chat'><body>{}</body></message>", "z".repeat(4_000));
-        let start = Instant::now();
+        let start = now();
         // 100 KB or 25 stanzas beyond a burst: between 0.5 and 1 s at the rate.
         for _ in 0..30 {
             client.send(&message);
         }
         world.shards.wait("all of them", |s| s.seen.contains(&"submit 30".into()));
-        let took = start.elapsed();
+        let took = passed(start);
         assert!(took >= Duration::from_millis(400), "{took:?} with {limits:?}");
         assert!(took < Duration::from_secs(8), "{took:?} with {limits:?}");
         assert_eq!(world.shards.count("submit "), 30);
@@ -240,6 +250,62 @@ fn a_new_owner_gets_the_edges_copy() {
     assert_eq!(changed.len(), 16);
     block_on(world.edge.placement_changed(&changed));
     world.shards.wait("the copy", |s| s.seen.contains(&"reattach 1 inputs".into()));
+}
+
+#[test]
+fn what_a_link_refuses_is_held_and_said_in_order() {
+    let world = World::new(limits());
+    let mut client = world.direct();
+    client.login("romeo");
+    world.shards.stuck.store(true, Ordering::SeqCst);
+    // Fill what may wait for the shard's host, from the plane of this client.
+    let (conn, shard, _) = world.shards.state.lock().unwrap().sessions["romeo@im.example"];
+    let link = world.net.link(conn.plane);
+    let account = types::BareJid::parse("romeo@im.example").unwrap();
+    let noise = || {
+        let body = EdgeMsg::LoginEnded { ok: false };
+        let body = ToShardBody::Edge(FromEdge { conn, account: account.clone(), body });
+        ToShard { shard, epoch: Epoch(1), body }
+    };
+    while link.to_shard(noise()).is_ok() {}
+    assert!(link.outgoing() >= rpc::OUTGOING_FRAMES_MAX);
+    for _ in 0..limit::INPUTS_HELD_MAX {
+        client.send(MESSAGE);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(world.shards.count("submit "), 0);
+    world.shards.stuck.store(false, Ordering::SeqCst);
+    world.shards.wait("all inputs", |s| s.seen.contains(&"submit 64".into()));
+    let state = world.shards.state.lock().unwrap();
+    let submits: Vec<_> = state.seen.iter().filter(|s| s.starts_with("submit ")).cloned().collect();
+    assert_eq!(submits, (1..=64).map(|n| format!("submit {n}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_panic_ends_one_stream_alone() {
+    let (provider, roots) = support::certificate();
+    let broken = Arc::new(AtomicBool::new(false));
+    let breaks = Arc::clone(&broken);
+    let provider: edge::TlsProvider = Arc::new(move || {
+        assert!(!breaks.load(Ordering::SeqCst), "on purpose");
+        provider()
+    });
+    let world = World::with_tls(limits(), |_| {}, provider, roots);
+    // On both planes.
+    let mut others: Vec<_> = (0..8).map(|_| Client::new(world.connect(0))).collect();
+    others.iter_mut().for_each(Client::open);
+    broken.store(true, Ordering::SeqCst);
+    for mut client in others.drain(..4) {
+        client.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        client.rest();
+    }
+    world.wait_for_connections(4);
+    broken.store(false, Ordering::SeqCst);
+    for mut client in others {
+        client.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        client.expect("<proceed");
+    }
+    assert!(world.edge.is_alive());
 }
 
 #[test]
@@ -276,7 +342,7 @@ fn new_limits_hold_for_new_connections() {
     let world = World::new(limits());
     let kept = world.connect(0);
     world.wait_for_connections(1);
-    let settings = std::sync::Arc::new(edge::core::Settings::new(vec![types::BareJid::parse("im.example").unwrap()]));
+    let settings = Arc::new(edge::core::Settings::new(vec![types::BareJid::parse("im.example").unwrap()]));
     world.edge.reload(edge::Live { settings, limits: Limits { connections_max: Some(1), ..limits() } });
     let mut refused = world.connect(0);
     assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);

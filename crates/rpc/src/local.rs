@@ -51,13 +51,7 @@ struct Shared {
 
 impl LocalNet {
     /// Connect `planes` planes of node `node`. Frames for other nodes go to `remote`; without one they are refused.
-    pub fn new(
-        node: u16,
-        planes: u16,
-        placement: Arc<Placement>,
-        remote: Option<Arc<dyn Link>>,
-        turn_end: impl TurnEnd,
-    ) -> LocalNet {
+    pub fn new(node: u16, planes: u16, placement: Arc<Placement>, remote: Option<Arc<dyn Link>>, turn_end: impl TurnEnd) -> LocalNet {
         let shared = Arc::new(Shared {
             node,
             placement,

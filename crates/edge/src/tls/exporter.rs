@@ -17,6 +17,8 @@ const OUTPUT_BYTES: usize = 32;
 #[derive(Default)]
 pub(crate) struct Caught {
     pub(crate) server_name: Option<String>,
+    /// What the client is shown, as DER.
+    pub(crate) certificate: Option<Vec<u8>>,
     secret: Option<Secret>,
     /// TLS 1.2 alone needs it.
     server_random: Option<[u8; 32]>,
@@ -37,14 +39,19 @@ pub(crate) fn clear() {
     CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
 }
 
-pub(crate) fn catch_name(name: Option<&str>) {
-    CAUGHT.with_borrow_mut(|caught| caught.server_name = name.map(str::to_owned));
+/// A client has said hello, and gets this certificate.
+pub(crate) fn catch_hello(server_name: Option<String>, certificate: Option<Vec<u8>>) {
+    CAUGHT.with_borrow_mut(|caught| {
+        caught.server_name = server_name;
+        caught.certificate = certificate;
+    });
 }
 
 /// Take over what this thread caught while it processed records of one connection; `out` is what it is to send.
 pub(crate) fn collect(caught: &mut Caught, out: &[u8]) {
     CAUGHT.with_borrow_mut(|new| {
         caught.server_name = new.server_name.take().or(caught.server_name.take());
+        caught.certificate = new.certificate.take().or(caught.certificate.take());
         caught.secret = new.secret.take().or(caught.secret.take());
     });
     if caught.server_random.is_none() {
@@ -115,13 +122,7 @@ impl Caught {
 }
 
 /// HKDF-Expand-Label (RFC 8446 §7.1).
-fn expand_label(
-    suite: &rustls::Tls13CipherSuite,
-    secret: &[u8],
-    label: &[u8],
-    context: &[u8],
-    output: &mut [u8],
-) -> Option<()> {
+fn expand_label(suite: &rustls::Tls13CipherSuite, secret: &[u8], label: &[u8], context: &[u8], output: &mut [u8]) -> Option<()> {
     const PREFIX: &[u8] = b"tls13 ";
     let length = u16::try_from(output.len()).ok()?.to_be_bytes();
     let label_length = [u8::try_from(PREFIX.len() + label.len()).ok()?];

@@ -49,6 +49,7 @@ impl Pair {
 #[derive(Default)]
 struct Seen {
     info: Option<TlsInfo>,
+    end_point: Option<Vec<u8>>,
     plain: Vec<u8>,
     closed: bool,
     kept_max: usize,
@@ -63,6 +64,7 @@ fn feed(server: &mut Tls, client: &mut ClientConnection, bytes: &[u8], chunk: us
         let result = server.read(&mut input, &mut seen.plain, &mut out);
         give(client, &out);
         let progress = result?;
+        seen.end_point = progress.server_end_point.or(seen.end_point.take());
         seen.info = progress.established.or(seen.info.take());
         seen.closed |= progress.closed;
         seen.kept_max = seen.kept_max.max(server.partial().len());
@@ -102,7 +104,13 @@ fn export(client: &ClientConnection) -> Vec<u8> {
 #[test]
 fn handshake_and_data_in_chunks_of_any_size() {
     let pair = Pair::new(|_| {});
-    for (version, chunk) in [(&rustls::version::TLS13, 1), (&rustls::version::TLS13, 7), (&rustls::version::TLS13, 32_768), (&rustls::version::TLS12, 1), (&rustls::version::TLS12, 9_000)] {
+    for (version, chunk) in [
+        (&rustls::version::TLS13, 1),
+        (&rustls::version::TLS13, 7),
+        (&rustls::version::TLS13, 32_768),
+        (&rustls::version::TLS12, 1),
+        (&rustls::version::TLS12, 9_000),
+    ] {
         let (mut server, mut client) = (pair.server(false), pair.client(version, &[]));
         let mut seen = handshake(&mut server, &mut client, chunk).unwrap();
         let info = seen.info.clone().unwrap();
@@ -165,9 +173,13 @@ fn a_resumed_session_binds_too() {
     for _ in 0..2 {
         let mut client = ClientConnection::new(Arc::clone(&config), ServerName::try_from("im.example").unwrap()).unwrap();
         let mut server = pair.server(false);
-        let info = handshake(&mut server, &mut client, 4_000).unwrap().info.unwrap();
+        let seen = handshake(&mut server, &mut client, 4_000).unwrap();
+        let info = seen.info.unwrap();
         assert_eq!(info.exporter, Some(export(&client)));
         assert_eq!(info.sni.as_deref(), Some("im.example"));
+        let shown = client.peer_certificates().unwrap()[0].to_vec();
+        let resumed = client.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        assert_eq!(seen.end_point, (!resumed).then(|| end_point::hash(&shown).unwrap()));
         kinds.push(client.handshake_kind().unwrap());
     }
     assert_eq!(kinds, [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed]);
@@ -267,4 +279,53 @@ fn a_new_certificate_is_used_without_a_restart() {
     handshake(&mut server, &mut second.client(&rustls::version::TLS13, &[]), 999).unwrap();
     let mut server = Tls::new(old).unwrap();
     assert!(handshake(&mut server, &mut second.client(&rustls::version::TLS13, &[]), 999).is_err());
+}
+
+/// xorshift, for tests that want many different inputs and the same ones each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+#[test]
+fn no_bytes_make_it_panic() {
+    // rustls panics if it is driven the wrong way behind an error, so every kind of damage is tried at every stage.
+    let pair = Pair::new(|_| {});
+    let mut ended = 0;
+    for seed in 1..=600 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed << 20));
+        let version = if seed % 3 == 0 { &rustls::version::TLS12 } else { &rustls::version::TLS13 };
+        let (mut server, mut client) = (pair.server(seed % 2 == 0), pair.client(version, &[]));
+        let mut seen = Seen::default();
+        'stream: for _ in 0..6 {
+            let _ = client.writer().write(&[b'x'; 300]);
+            let mut bytes = taken(&mut client);
+            match dice.below(5) {
+                0 if !bytes.is_empty() => {
+                    let at = dice.below(bytes.len());
+                    bytes[at] ^= 1 << dice.below(8);
+                }
+                1 if !bytes.is_empty() => bytes.truncate(dice.below(bytes.len())),
+                2 => (0..dice.below(40)).for_each(|_| bytes.push(dice.below(256) as u8)),
+                3 => bytes.extend_from_slice(&[22, 3, 3, 0, 4, dice.below(30) as u8, 0, 0, dice.below(3) as u8]),
+                _ => {}
+            }
+            let chunk = 1 + dice.below(2_000);
+            if feed(&mut server, &mut client, &bytes, chunk, &mut seen).is_err() {
+                ended += 1;
+                break 'stream;
+            }
+            if !server.is_handshaking() {
+                let mut out = Vec::new();
+                server.write(&[b'y'; 3_000], &mut out).unwrap();
+            }
+        }
+    }
+    assert!(ended > 100, "the damage was noticed only {ended} times");
 }

@@ -5,33 +5,42 @@
 #![allow(dead_code)] // Each test program uses its part.
 
 use actor::{Actor, Context, Planes};
-use chappe_edge as edge;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use chappe_edge as edge;
 use chappe_edge::core::Settings;
 use chappe_edge::{EdgeConfig, EdgeHandle, Limits, Listener, ListenerKind, Live};
-use frame::{
-    Bound, CredentialsAnswer, EdgeMsg, FromEdge, Output, ShardMsg, ToEdge, ToShard, ToShardBody,
-};
+use frame::{Bound, CredentialsAnswer, EdgeMsg, FromEdge, Output, ShardMsg, ToEdge, ToShard, ToShardBody};
 use rpc::{Deliver, Link, LocalNet, Placement, PlaneLink, ShardMap};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
-use types::{Attach, BareJid, ConnId, Epoch, SessionId, ShardId};
+use std::time::Duration;
+use types::{Attach, BareJid, ConnId, Epoch, Instant, SessionId, ShardId};
 
 pub const WAIT: Duration = Duration::from_secs(20);
 pub const PASSWORD: &str = "r0m30myr0m30";
 const SHARDS: u16 = 16;
 
+pub fn now() -> Instant {
+    actor::Clock.now().mono
+}
+
+pub fn passed(since: Instant) -> Duration {
+    now().since(since)
+}
+
 /// What the fake shard saw, and how it behaves.
 #[derive(Default)]
 pub struct Shards {
     pub state: Mutex<State>,
+    /// Inboxes say that they are full.
+    pub stuck: AtomicBool,
     changed: Condvar,
 }
 
@@ -50,10 +59,10 @@ pub struct State {
 impl Shards {
     /// Wait until `ready` holds; fails after [`WAIT`].
     pub fn wait(&self, what: &str, ready: impl Fn(&State) -> bool) {
-        let start = Instant::now();
+        let start = now();
         let mut state = self.state.lock().unwrap();
         while !ready(&state) {
-            let left = WAIT.saturating_sub(start.elapsed());
+            let left = WAIT.saturating_sub(passed(start));
             assert!(!left.is_zero(), "{what}: the shards saw {:?}", state.seen);
             state = self.changed.wait_timeout(state, left).unwrap().0;
         }
@@ -150,6 +159,11 @@ impl World {
     }
 
     pub fn with(limits: Limits, change: impl FnOnce(&mut Settings)) -> World {
+        let (provider, roots) = certificate();
+        World::with_tls(limits, change, provider, roots)
+    }
+
+    pub fn with_tls(limits: Limits, change: impl FnOnce(&mut Settings), provider: edge::TlsProvider, roots: Arc<RootCertStore>) -> World {
         let planes = Planes::start(2).unwrap();
         let placement = Arc::new(Placement::new(ShardMap::on_one_node(0, SHARDS, 2, Epoch(1))));
         let net = Arc::new(LocalNet::new(0, 2, placement, None, |plane, flush| planes.at_turn_end(plane, flush)));
@@ -157,14 +171,19 @@ impl World {
         for plane in 0..2 {
             let (link, seen) = (net.link(plane), Arc::clone(&shards));
             let host = planes.start_actor(plane, 64, move || FakeShard { link, shards: seen });
-            let deliver = move |batch| match host.try_send(batch) {
-                Ok(()) => Deliver::Taken,
-                Err(actor::SendError::Full(batch)) => Deliver::Full(batch),
-                Err(actor::SendError::Closed(_)) => Deliver::Gone,
+            let knobs = Arc::clone(&shards);
+            let deliver = move |batch| {
+                if knobs.stuck.load(Ordering::SeqCst) {
+                    return Deliver::Full(batch);
+                }
+                match host.try_send(batch) {
+                    Ok(()) => Deliver::Taken,
+                    Err(actor::SendError::Full(batch)) => Deliver::Full(batch),
+                    Err(actor::SendError::Closed(_)) => Deliver::Gone,
+                }
             };
             assert!(net.register_shard_host(plane, Box::new(deliver)));
         }
-        let (provider, roots) = certificate();
         let mut settings = Settings::new(vec![BareJid::parse("im.example").unwrap()]);
         change(&mut settings);
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -201,9 +220,9 @@ impl World {
     }
 
     pub fn wait_for_connections(&self, count: usize) {
-        let start = Instant::now();
+        let start = now();
         while self.edge.counts().connections != count {
-            assert!(start.elapsed() < WAIT, "{:?}", self.edge.counts());
+            assert!(passed(start) < WAIT, "{:?}", self.edge.counts());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -318,7 +337,11 @@ impl Client<StreamOwned<ClientConnection, TcpStream>> {
     /// SCRAM-SHA-256-PLUS over this channel, then binding.
     pub fn login(&mut self, name: &str) {
         let exporter = self.socket.conn.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(b"")).unwrap();
-        let binding = sasl::ChannelBinding::TlsExporter(exporter);
+        self.login_bound(name, sasl::ChannelBinding::TlsExporter(exporter));
+    }
+
+    /// SCRAM-SHA-256-PLUS with this binding, then binding of a resource.
+    pub fn login_bound(&mut self, name: &str, binding: sasl::ChannelBinding) {
         let mut scram = sasl::client::Client::new(sasl::Mechanism::ScramSha256Plus, name, PASSWORD, &binding, "clientnonce");
         let initial = STANDARD.encode(scram.initial());
         self.send(&format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-256-PLUS'>{initial}</auth>"));
