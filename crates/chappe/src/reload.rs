@@ -33,6 +33,11 @@ impl Source {
         Config::load_with(self.file.as_deref(), &self.set)
     }
 
+    /// Reads what can be read, for finding the server that runs with it.
+    pub fn read_lossy(&self) -> Config {
+        Config::load_lossy(self.file.as_deref(), &self.set)
+    }
+
     /// The options that lead another command to the same configuration, as a shell takes them, with a space before.
     pub fn options(&self) -> String {
         let file = self.file.iter().flat_map(|f| ["--config".to_owned(), f.display().to_string()]);

@@ -20,6 +20,14 @@ const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
 const USUAL_FILES: &[&str] = &["chappe.toml", "/etc/chappe/chappe.toml"];
 
 pub(crate) fn load(path: Option<&Path>, overrides: &[(String, String)]) -> Result<Inner, ConfigError> {
+    read(path, overrides).finish()
+}
+
+pub(crate) fn load_lossy(path: Option<&Path>, overrides: &[(String, String)]) -> Inner {
+    read(path, overrides).inner
+}
+
+fn read(path: Option<&Path>, overrides: &[(String, String)]) -> Loading {
     let named = path.map(Path::to_owned).or_else(|| std::env::var_os(CONFIG_ENV).map(PathBuf::from));
     let path = named.or_else(|| USUAL_FILES.iter().map(PathBuf::from).find(|p| p.exists()));
     let mut loading = Loading::default();
@@ -41,7 +49,7 @@ pub(crate) fn load(path: Option<&Path>, overrides: &[(String, String)]) -> Resul
     for (key, value) in overrides {
         loading.override_key(key, value);
     }
-    loading.finish()
+    loading
 }
 
 pub(crate) fn parse(text: &str, path: &Path) -> Result<Inner, ConfigError> {
@@ -83,9 +91,7 @@ impl Loading {
             let place = fault.span().map_or_else(|| path.display().to_string(), |s| source.origin(s.start).to_string());
             self.problems.push(Problem::Syntax { place, message: fault.message().to_owned() });
         }
-        if faults.is_empty() {
-            self.table(table.get_ref(), "", &source);
-        }
+        self.table(table.get_ref(), "", &source);
     }
 
     fn table(&mut self, table: &DeTable<'_>, prefix: &str, source: &Source) {
