@@ -29,6 +29,11 @@ deny:
 sim SEEDS="1000" *ARGS:
     cargo run --release -p chappe-sim -- --seeds {{SEEDS}} {{ARGS}}
 
+# A chat while the server is killed again and again: `just crash 200 kill`
+crash TIMES="200" FAULT="kill":
+    cargo build --release -p chappe
+    CHAPPE_BIN=target/release/chappe cargo run --release -p chappe-tests --bin crash -- --kills {{TIMES}} --signal {{FAULT}}
+
 # The table of RFCs and XEPs in the README, made anew
 features:
     cargo run -q -p chappe -- features --write README.md
