@@ -10,7 +10,8 @@
 //! else. The domain is `x`, the clock stands still but for `wait`. Verbs: `binds`, `comes`, `goes` (closes its stream),
 //! `drops` (the stream is gone), `resumes`, `enables` (XEP-0198, with resumption), `acks` (all that it heard), `sleeps`,
 //! `wakes` (XEP-0352), `hears nothing`, `is quiet` (forgets what it heard); `juliet meets romeo` (subscriptions both ways),
-//! `juliet reloads` (from its cells, under a new owner), `wait 5` (seconds).
+//! `juliet reloads` (from its cells, under a new owner), `wait 5` (seconds), `store stops`
+//! and `store answers` (reads wait meanwhile).
 
 use crate::module::{Ctx, Pipeline, Settings};
 use crate::{Account, Effect, Effects, Loader, Scan};
@@ -42,6 +43,8 @@ pub struct World {
     clients: BTreeMap<String, Client>,
     conns: u64,
     queue: VecDeque<Task>,
+    /// Reads wait here while the store does not answer.
+    waiting: Option<VecDeque<Task>>,
 }
 
 #[derive(Default)]
@@ -83,6 +86,7 @@ impl World {
             clients: BTreeMap::new(),
             conns: 0,
             queue: VecDeque::new(),
+            waiting: None,
         }
     }
 
@@ -119,6 +123,11 @@ impl World {
         }
         match what.split_once(' ') {
             Some(("meets", other)) => return self.meet(who, other),
+            None if who == "store" && what == "stops" => return self.waiting = Some(VecDeque::new()),
+            None if who == "store" && what == "answers" => {
+                self.queue.extend(self.waiting.take().unwrap());
+                return self.drain();
+            }
             None if who == "wait" => return self.wait(what.parse().unwrap()),
             _ => {}
         }
@@ -313,8 +322,7 @@ impl World {
 
     fn with_ctx(&mut self, jid: &BareJid, run: impl FnOnce(&Ctx<'_>, &mut Effects)) {
         let mut fx = Effects::default();
-        let ctx =
-            Ctx { shard: ShardId(0), low_space: self.low_space, now: self.now, settings: &self.settings, pipeline: &self.pipeline };
+        let ctx = Ctx { shard: ShardId(0), low_space: self.low_space, now: self.now, settings: &self.settings, pipeline: &self.pipeline };
         run(&ctx, &mut fx);
         for effect in fx.list {
             self.effect(jid, effect);
@@ -357,7 +365,7 @@ impl World {
                 let from_epoch = Epoch(self.epoch);
                 self.queue.push_back(Task::Peer(Peer { from: from.clone(), from_epoch, to, body }));
             }
-            Effect::Read(id, scan) => self.queue.push_back(Task::Read(from.clone(), id, scan)),
+            Effect::Read(id, scan) => self.waiting.as_mut().unwrap_or(&mut self.queue).push_back(Task::Read(from.clone(), id, scan)),
             Effect::Live | Effect::NotLive => {}
         }
     }
@@ -389,10 +397,8 @@ impl World {
         let Some(cells) = self.cells.get(&scan.partition) else { return (Vec::new(), false) };
         let end = scan.to.clone().map_or(Edge::Unbounded, Edge::Excluded);
         let range = cells.range((Edge::Included(scan.from.clone()), end)).map(|(k, v)| (k.clone(), v.clone()));
-        let mut found: Vec<_> = range.collect();
-        if scan.reverse {
-            found.reverse();
-        }
+        let mut found: Vec<_> =
+            if scan.reverse { range.rev().take(scan.limit + 1).collect() } else { range.take(scan.limit + 1).collect() };
         let more = found.len() > scan.limit;
         found.truncate(scan.limit);
         (found, more)
