@@ -166,10 +166,7 @@ mod tests {
             e.write(&mut out);
             assert_eq!(String::from_utf8_lossy(&out), wanted);
         };
-        check(
-            StreamError::HostUnknown,
-            "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
-        );
+        check(StreamError::HostUnknown, "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>");
         check(
             StreamError::HandledCountTooHigh { h: 10, send_count: 8 },
             "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\

@@ -1,7 +1,7 @@
 //! SASL on a stream (RFC 6120 §6).
 
-use crate::c2s::{C2s, Event};
 use crate::StreamError;
+use crate::c2s::{C2s, Event};
 use crate::header::Level;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -51,10 +51,9 @@ pub fn fields(registered: Option<&str>) -> Element {
     let query = Element::new("query", ns::REGISTER);
     let empty = |name| Element::new(name, ns::REGISTER);
     match registered {
-        Some(username) => query
-            .with_child(empty("registered"))
-            .with_child(empty("username").with_text(username))
-            .with_child(empty("password")),
+        Some(username) => {
+            query.with_child(empty("registered")).with_child(empty("username").with_text(username)).with_child(empty("password"))
+        }
         None => query
             .with_child(empty("instructions").with_text("Choose a username and a password."))
             .with_child(empty("username"))

@@ -51,10 +51,7 @@ impl Nonza {
                 resume: matches!(element.attr("resume"), Some("true" | "1")),
                 max: element.attr("max").and_then(unsigned_int),
             }),
-            "resume" => Ok(Nonza::Resume {
-                previd: element.attr("previd").ok_or(StreamError::BadFormat)?.to_owned(),
-                h: h_of(element)?,
-            }),
+            "resume" => Ok(Nonza::Resume { previd: element.attr("previd").ok_or(StreamError::BadFormat)?.to_owned(), h: h_of(element)? }),
             "r" => Ok(Nonza::Request),
             "a" => Ok(Nonza::Ack { h: h_of(element)? }),
             _ => Err(StreamError::UnsupportedStanzaType),

@@ -57,9 +57,7 @@ impl Connection {
         asked.req.is_none()
             && match &asked.what {
                 // Counting begins behind what was sent before, so that must have been taken.
-                Ask::Enable { .. } => {
-                    self.session.as_ref().is_some_and(|s| s.link == Link::Attached && s.inputs.is_empty())
-                }
+                Ask::Enable { .. } => self.session.as_ref().is_some_and(|s| s.link == Link::Attached && s.inputs.is_empty()),
                 Ask::Register(r) => r.is_ready(),
                 _ => true,
             }

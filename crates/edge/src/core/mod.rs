@@ -337,10 +337,8 @@ impl Connection {
             return;
         }
         if let Some(session) = &mut self.session {
-            let resumable = matches!(
-                error,
-                StreamError::SystemShutdown | StreamError::ConnectionTimeout | StreamError::InternalServerError
-            );
+            let resumable =
+                matches!(error, StreamError::SystemShutdown | StreamError::ConnectionTimeout | StreamError::InternalServerError);
             session.leave(if resumable { Leave::Detach } else { Leave::Close });
         }
         self.close(Some(error));

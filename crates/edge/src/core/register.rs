@@ -51,9 +51,14 @@ impl Registration {
         }
     }
 
-    /// The answer to a removal that has happened, if this is one.
+    /// The answer to a removal that has happened, if this is one. It is the last that the client hears, and counts nowhere.
     pub fn removed(&self) -> Option<Stanza> {
-        matches!(self.step, Step::Remove).then(|| self.iq.result(None))
+        let Step::Remove = self.step else { return None };
+        let mut result = self.iq.result(None);
+        if result.from.is_none() {
+            result.from = self.own.as_ref().map(BareJid::to_jid);
+        }
+        Some(result)
     }
 }
 
@@ -133,14 +138,16 @@ impl Connection {
     }
 
     fn settle(&mut self, registration: &Registration, result: Result<Option<Element>, StanzaError>) {
-        let removed = matches!(registration.step, Step::Remove) && result.is_ok();
+        if let (Ok(_), Some(removed)) = (&result, registration.removed()) {
+            return removed.write(self.c2s.out());
+        }
         let reply = match result {
             Ok(payload) => Some(registration.iq.result(payload)),
             Err(e) => e.reply_to(&registration.iq),
         };
         match reply {
-            // Where no account or session is to count it, it is written at once.
-            Some(reply) if registration.own.is_none() || removed => reply.write(self.c2s.out()),
+            // Without a session there is nobody to count it.
+            Some(reply) if registration.own.is_none() => reply.write(self.c2s.out()),
             reply => self.answer(reply),
         }
     }
