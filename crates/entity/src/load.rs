@@ -4,7 +4,7 @@
 //! [`Account`] and its first effects. Where batches have no common order, the first of them is the seal: nothing is said
 //! that rests on what was read before that is durable ◊ (everything an entity says waits for what it wrote before).
 
-use crate::account::Account;
+use crate::account::{Account, Counters};
 use crate::codec::{Corrupt, Reader};
 use crate::effect::{Effects, Scan};
 use crate::log::{Checkpoint, Log};
@@ -169,7 +169,7 @@ impl Loader {
     /// # Errors
     /// As [`Loader::handle_page`].
     pub fn finish(mut self, ctx: &Ctx<'_>, live: bool, fx: &mut Effects) -> Result<Account, Corrupt> {
-        let log = self.adopt();
+        let mut log = self.adopt();
         if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seals.next_epoch() < self.epoch {
             let seal = Seal { by: self.epoch, since: self.seals.next_epoch(), last: log.last() };
             fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
@@ -182,6 +182,12 @@ impl Loader {
             let name = String::from_utf8(key[cell::MODULE.len()..].to_vec()).map_err(|_| Corrupt("module cell"))?;
             modules.insert(name, value);
         }
+        for (key, value) in cells(cell::NUMBER) {
+            let session = std::str::from_utf8(&key[cell::NUMBER.len()..]).ok().and_then(|s| s.parse().ok());
+            let mut r = Reader::new(value, 1)?;
+            log.note_number(session.ok_or(Corrupt("number key"))?, r.u64()?);
+        }
+        let counters = Counters::load(self.cells.get(cell::COUNTERS).cloned(), self.epoch)?;
         let sessions: Vec<SessionRow> = cells(cell::SESSION).map(|(_, v)| SessionRow::decode(v)).collect::<Result<_, _>>()?;
         let owed: Vec<OwedCell> = cells(cell::OWED).map(|(k, v)| OwedCell::decode(&k, v)).collect::<Result<_, _>>()?;
         let credentials = self.cells.get(cell::ACCOUNT).cloned();
@@ -198,7 +204,7 @@ impl Loader {
             log,
             cells: modules,
         };
-        let mut account = Account::assemble(state, self.seals, live);
+        let mut account = Account::assemble(state, self.seals, counters, live);
         account.wake(ctx, sessions, owed, fx);
         Ok(account)
     }
@@ -267,7 +273,7 @@ impl Account {
             .filter(|(_, s)| *s != OFFLINE && !known.contains(s))
             .collect();
         for (row, session) in gone {
-            self.state.log.owe(row, session, OFFLINE);
+            self.state.log.reroute(row, session);
         }
         self.outbox_of(owed);
         if !self.state.sessions.is_empty() || !self.outbox().is_empty() {

@@ -27,6 +27,8 @@ pub struct Open {
     pub archived: bool,
     /// To whom it is owed.
     pub owed: Owed,
+    /// One of those to whom it was owed has it.
+    pub had: bool,
     /// The next hop has not confirmed it.
     pub outbox: bool,
     /// Its name as a forward.
@@ -136,6 +138,7 @@ impl Log {
             pos,
             archived: row.archived,
             owed: row.owed,
+            had: false,
             outbox: row.target.is_some(),
             origin: row.origin,
             at: row.at,
@@ -219,6 +222,12 @@ impl Log {
         self.numbers.get(&session).copied().unwrap_or(0)
     }
 
+    /// An input of an own session that is in no row.
+    pub fn note_number(&mut self, session: SessionId, n: u64) {
+        let number = self.numbers.entry(session).or_default();
+        *number = (*number).max(n);
+    }
+
     /// The session's number is of no use any more.
     pub fn forget_number(&mut self, session: SessionId) {
         self.numbers.remove(&session);
@@ -241,6 +250,22 @@ impl Log {
 
     /// `whom` has the row.
     pub fn settle(&mut self, row: u64, whom: SessionId) {
+        if let Some(open) = self.open.get_mut(&row) {
+            open.had = true;
+        }
+        self.forget_owed(row, whom);
+    }
+
+    /// `whom` is gone without it. It waits for whoever comes next, unless another one has it or is owed it: one session
+    /// must not get it twice.
+    pub fn reroute(&mut self, row: u64, whom: SessionId) {
+        match self.open.get(&row) {
+            Some(open) if open.had || open.owed.iter().any(|s| *s != whom) => self.forget_owed(row, whom),
+            _ => self.owe(row, whom, OFFLINE),
+        }
+    }
+
+    fn forget_owed(&mut self, row: u64, whom: SessionId) {
         let Some(open) = self.open.get_mut(&row) else { return };
         let before = open.owed.len();
         open.owed.retain(|s| *s != whom);

@@ -15,6 +15,10 @@ pub mod cell {
     pub const ACCOUNT: &[u8] = b"a";
     /// The log's checkpoint.
     pub const CHECKPOINT: &[u8] = b"c";
+    /// How far this owner's numbers of sessions, forwards and owed cells have gone.
+    pub const COUNTERS: &[u8] = b"k";
+    /// The highest input of a session that is in no row: `n/<session>`.
+    pub const NUMBER: &[u8] = b"n/";
     /// Session rows.
     pub const SESSION: &[u8] = b"s/";
     /// Forwards that rest on the account's state, not on a row.

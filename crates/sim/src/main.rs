@@ -44,7 +44,17 @@ struct Args {
     keep_going: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match all() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            println!("{e}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn all() -> anyhow::Result<()> {
     let args = Args::parse();
     std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
     let modes: &[Mode] = match args.mode {

@@ -133,6 +133,7 @@ impl Plan {
                 c.priority = p.priority;
                 c.resource = p.named.then(|| format!("r{id}"));
                 c.slow = p.slow;
+                c.alone = p.named && self.clients.iter().filter(|o| o.account == p.account).count() == 1;
                 c.subscribes = std::mem::take(&mut first[p.account]);
                 c
             })

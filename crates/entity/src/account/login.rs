@@ -116,11 +116,12 @@ impl Account {
         self.make_room(ctx, fx)?;
         let jid = self.state.jid.with_resource(&resource).map_err(|_| StanzaError::new(Condition::BadRequest))?;
         self.mark_live(fx);
-        self.next_session += 1;
-        let id = SessionId { epoch: self.state.epoch.0, seq: self.next_session };
+        self.counters.session += 1;
+        let id = SessionId { epoch: self.state.epoch.0, seq: self.counters.session };
         let session = Session::new(id, jid.clone(), Attach(1), Link::Attached(conn), self.bind_stamp(ctx));
         self.state.sessions.push(session);
         self.write_session(id, None, fx);
+        self.write_counters(fx);
         Ok(Bound { session: id, attach: Attach(1), jid })
     }
 
@@ -306,11 +307,15 @@ impl Account {
         self.tell_outcome(id, fx);
     }
 
-    /// An input that was taken before its owner died. Messages are in the log; presence is sent again with the state
-    /// of the session; an own IQ is answered (gets and sets of ours can be repeated); someone else's is not forwarded twice.
+    /// An input that was taken before its owner died. Messages are in the log; presence may not have reached the edge as the
+    /// state of the session, and the newest counts; an own IQ is answered (gets and sets of ours can be repeated); someone else's is not forwarded twice.
     fn repeat(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: &SharedStanza, fx: &mut Effects) {
-        if stanza.kind != Kind::Iq {
-            return;
+        match stanza.kind {
+            Kind::Iq => {}
+            Kind::Presence if matches!(stanza.presence_type(), None | Some(stanza::PresenceType::Unavailable)) => {
+                return self.out_presence(ctx, id, n, stanza.clone(), fx);
+            }
+            Kind::Presence | Kind::Message => return,
         }
         let to = stanza.to.as_ref();
         if to.is_none_or(|to| self.state.is_own(to) && to.is_bare() || to.local().is_none()) {
@@ -360,6 +365,9 @@ impl Account {
         self.requests.retain(|(session, ..)| *session != id);
         self.state.log.forget_number(id);
         fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
+        if s.acknowledges() {
+            fx.delete(&self.state.partition, super::number_key(id));
+        }
         self.reroute(ctx, id, fx);
     }
 

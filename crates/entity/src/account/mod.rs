@@ -11,11 +11,11 @@ mod login;
 mod outbound;
 mod presence;
 
+use crate::codec::{Corrupt, Reader, Writer};
 use crate::effect::{Effect, Effects, ReadId};
 use crate::log::CHECKPOINT_EVERY;
 use crate::module::{Ctx, IqHandler, LogScan};
 use crate::outbox::{Key, Outbox};
-use crate::row::OFFLINE;
 use crate::seal::Seals;
 use crate::session::{HELD_MAX, Link, SessionRow};
 use crate::state::{State, cell};
@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::FORWARD_GIVE_UP;
-use types::{BareJid, Batch, Collection, ConnId, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
+use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
 
 /// A checkpoint is written no later than this after the first change that it would record.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
@@ -43,9 +43,7 @@ pub struct Account {
     pub state: State,
     outbox: Outbox,
     seals: Seals,
-    next_session: u32,
-    next_own: u32,
-    next_cell: u64,
+    counters: Counters,
     next_read: ReadId,
     reads: BTreeMap<ReadId, PendingRead>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
@@ -68,16 +66,41 @@ enum PendingRead {
     Purge { first: u64 },
 }
 
+/// Numbers that must never be given twice within an epoch, also when the account sleeps and wakes in between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    epoch: Epoch,
+    session: u32,
+    own: u32,
+    cell: u64,
+}
+
+impl Counters {
+    /// Those of the cell if it is of this epoch, else from the beginning.
+    pub(crate) fn load(cell: Option<bytes::Bytes>, epoch: Epoch) -> Result<Counters, Corrupt> {
+        let fresh = Counters { epoch, ..Counters::default() };
+        let Some(cell) = cell else { return Ok(fresh) };
+        let mut r = Reader::new(cell, 1)?;
+        let read = Counters { epoch: Epoch(r.u32()?), session: r.u32()?, own: r.u32()?, cell: r.u64()? };
+        r.end()?;
+        Ok(if read.epoch == epoch { read } else { fresh })
+    }
+
+    fn encode(&self) -> bytes::Bytes {
+        let mut w = Writer::new(1);
+        w.u64(self.epoch.0.into()).u64(self.session.into()).u64(self.own.into()).u64(self.cell);
+        w.finish()
+    }
+}
+
 impl Account {
     /// An account of this state, as loaded; obligations follow from [`Account::wake`].
-    pub(crate) fn assemble(state: State, seals: Seals, live: bool) -> Account {
+    pub(crate) fn assemble(state: State, seals: Seals, counters: Counters, live: bool) -> Account {
         Account {
             state,
             outbox: Outbox::default(),
             seals,
-            next_session: 0,
-            next_own: 0,
-            next_cell: 0,
+            counters,
             next_read: 0,
             reads: BTreeMap::new(),
             requests: Vec::new(),
@@ -462,19 +485,26 @@ impl Account {
 
     /// A name for a forward that no session sent.
     fn own_origin(&mut self) -> Origin {
-        self.next_own += 1;
-        let n = u64::from(self.state.epoch.0) << 32 | u64::from(self.next_own);
+        // Durable with the cell that the forward rests on.
+        self.counters.own += 1;
+        let n = u64::from(self.state.epoch.0) << 32 | u64::from(self.counters.own);
         Origin { session: SessionId::ACCOUNT, n, k: 0 }
     }
 
     /// A forward that rests on the account's state is a cell, written in the batch of that state.
     fn owed_cell(&mut self, ctx: &Ctx<'_>, to: &BareJid, origin: Origin, stanza: &SharedStanza, fx: &mut Effects) -> Key {
-        self.next_cell += 1;
-        let number = u64::from(self.state.epoch.0) << 32 | self.next_cell;
+        self.counters.cell += 1;
+        let number = u64::from(self.state.epoch.0) << 32 | self.counters.cell;
         let mut w = crate::codec::Writer::new(1);
         w.u64(self.state.log.last()).str(to.as_str()).origin(origin).u64(ctx.now.wall.0).bytes(&stanza.to_bytes());
         fx.put(&self.state.partition, owed_key(number), w.finish());
+        self.write_counters(fx);
         Key::Cell(number)
+    }
+
+    /// In the batch of what was just numbered.
+    fn write_counters(&self, fx: &mut Effects) {
+        fx.put(&self.state.partition, cell::COUNTERS, self.counters.encode());
     }
 
     fn index(&self, ctx: &Ctx<'_>, op: fn(bytes::Bytes) -> Op, fx: &mut Effects) {
@@ -483,15 +513,18 @@ impl Account {
         fx.push(Effect::Write(Batch { partition, ops: vec![op(key)] }));
     }
 
+    /// The number of an input of an acknowledged session that is in no row: `h` must not run back when edge and core die
+    /// together, and an IQ must be known as a repeat.
+    fn write_number(&mut self, id: SessionId, n: u64, fx: &mut Effects) {
+        self.state.log.note_number(id, n);
+        fx.put(&self.state.partition, number_key(id), Writer::new(1).u64(n).finish());
+    }
+
     /// Rows owed to a session that is gone go to the best other session, or wait (XEP-0160).
     fn reroute(&mut self, ctx: &Ctx<'_>, gone: SessionId, fx: &mut Effects) {
-        let rows: Vec<_> = self.state.log.owed_to(gone).map(|o| (o.pos, o.owed.len() > 1)).collect();
-        for (pos, others) in rows {
-            if others {
-                self.state.log.settle(pos.row, gone);
-            } else {
-                self.state.log.owe(pos.row, gone, OFFLINE);
-            }
+        let rows: Vec<u64> = self.state.log.owed_to(gone).map(|o| o.pos.row).collect();
+        for row in rows {
+            self.state.log.reroute(row, gone);
         }
         if let Some(next) = self.state.route_bare(false).first().copied() {
             self.flush_offline(ctx, next, fx);
@@ -504,4 +537,9 @@ pub(crate) fn owed_key(number: u64) -> bytes::Bytes {
     let mut key = cell::OWED.to_vec();
     key.extend_from_slice(&number.to_be_bytes());
     key.into()
+}
+
+/// See [`cell::NUMBER`].
+pub(crate) fn number_key(id: SessionId) -> bytes::Bytes {
+    [cell::NUMBER, id.to_string().as_bytes()].concat().into()
 }

@@ -28,7 +28,11 @@ impl Account {
             return;
         }
         s.taken = n;
+        let numbered = s.acknowledges();
         self.current = Some((id, n));
+        if numbered && stanza.kind != Kind::Message {
+            self.write_number(id, n, fx);
+        }
         if attempt > 2 || self.poison.contains(&(id, n)) {
             self.reply_error(ctx, id, &stanza, &StanzaError::new(Condition::InternalServerError), fx);
         } else {
@@ -39,6 +43,9 @@ impl Account {
             }
         }
         self.current = None;
+        if numbered && self.state.log.number(id) < n && self.state.session(id).is_some() {
+            self.write_number(id, n, fx);
+        }
         self.tell_outcome(id, fx);
     }
 

@@ -48,8 +48,8 @@ impl Account {
         let Some(s) = self.state.session_mut(id) else { return Ok(()) };
         let initial = s.soft.presence.is_none();
         s.soft_mut().presence = Some(stanza.clone());
-        self.to_subscribers(ctx, &stanza, &|_| true, fx);
-        self.to_own(ctx, &stanza, None, fx);
+        self.tell_subscribers(ctx, &stanza, &|_| true, fx);
+        self.tell_own(ctx, &stanza, None, fx);
         if initial {
             self.first_presence(ctx, id, fx);
         }
@@ -98,8 +98,8 @@ impl Account {
         soft.presence = None;
         let directed = std::mem::take(&mut soft.directed);
         if was_available {
-            self.to_subscribers(ctx, &stanza, &|_| true, fx);
-            self.to_own(ctx, &stanza, Some(id), fx);
+            self.tell_subscribers(ctx, &stanza, &|_| true, fx);
+            self.tell_own(ctx, &stanza, Some(id), fx);
         }
         for to in directed {
             // §4.6.3: and those that it sent directed presence.
@@ -110,14 +110,14 @@ impl Account {
         }
     }
 
-    fn to_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+    fn tell_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscribers().filter(|j| concerns(j)).cloned().collect();
         for to in contacts {
             self.state_to(ctx, &to, stanza.clone(), fx);
         }
     }
 
-    fn to_own(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, but: Option<SessionId>, fx: &mut Effects) {
+    fn tell_own(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, but: Option<SessionId>, fx: &mut Effects) {
         let own = self.state.jid.to_jid();
         let ids: Vec<SessionId> = self.state.available().map(|s| s.id).filter(|id| Some(*id) != but).collect();
         for id in ids {
@@ -241,11 +241,6 @@ impl Account {
             self.subscription_reply(ctx, reply, from, fx);
         }
         self.disclose_after(ctx, change.disclosure, from, fx);
-        if kind == Kind::Subscribed {
-            // The contact sends its presence by itself (§3.1.5); a probe also finds sessions of a contact who changed
-            // owner in between.
-            self.probe(ctx, &|j| j == from, fx);
-        }
     }
 
     /// What the account answers or says by itself, durable: bare JID to bare JID.
@@ -372,7 +367,7 @@ impl Account {
             return;
         }
         for p in all {
-            self.to_subscribers(ctx, &p, concerns, fx);
+            self.tell_subscribers(ctx, &p, concerns, fx);
         }
         self.probe(ctx, concerns, fx);
     }
@@ -380,7 +375,7 @@ impl Account {
     /// This owner is new: contacts get the session's newest presence, the session that of its contacts.
     pub(super) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let Some(p) = self.state.session(id).and_then(|s| s.soft.presence.clone()) else { return };
-        self.to_subscribers(ctx, &p, &|_| true, fx);
+        self.tell_subscribers(ctx, &p, &|_| true, fx);
         self.probe(ctx, &|_| true, fx);
     }
 }
