@@ -112,7 +112,7 @@ pub struct Work {
     pub session: Option<SessionId>,
     /// Inbound: the sessions that routing chose, before copies.
     pub targets: SmallVec<[SessionId; 4]>,
-    /// Copies for further sessions of this account, complete but for the session's own `to`.
+    /// Copies for further sessions of this account, complete. They are sent if the message is.
     pub copies: Vec<(SessionId, SharedStanza)>,
     /// The number of the log row that it gets if it gets one.
     pub row: u64,
@@ -226,8 +226,11 @@ pub struct IqHandler {
     /// Decides, given what is in memory.
     pub run: fn(&mut IqCtx<'_>, &Stanza, &Element) -> Answer,
     /// Goes on when the rows that [`Answer::Read`] asked for are there.
-    pub resume: Option<fn(&mut IqCtx<'_>, &Stanza, Box<dyn Any + Send>, Rows) -> Answer>,
+    pub resume: Option<ResumeFn>,
 }
+
+/// See [`IqHandler::resume`]: with what [`Answer::Read`] carried, and the rows.
+pub type ResumeFn = fn(&mut IqCtx<'_>, &Stanza, Box<dyn Any + Send>, Rows) -> Answer;
 
 /// See [`IqHandler::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -152,7 +152,9 @@ impl Session {
         }
         self.m_acked = self.m_acked.max(m);
         let mut rows = Vec::new();
-        while let Some(output) = self.tail.pop_front_if(|o| o.m <= m) {
+        while self.tail.front().is_some_and(|o| o.m <= m)
+            && let Some(output) = self.tail.pop_front()
+        {
             self.tail_bytes = self.tail_bytes.saturating_sub(output.stanza.encoded_len_hint());
             rows.extend(output.pos.map(|p| p.row));
         }

@@ -66,6 +66,12 @@ mod tests {
                 assert!(x.test.starts_with(&format!("modules::{}::tests::", m.name)), "{}", x.test);
                 assert_eq!(x.version.split('.').filter(|n| n.parse::<u16>().is_ok()).count(), x.version.split('.').count());
             }
+            let path = |name: &str| format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR"));
+            let files = [format!("{}.rs", m.name), format!("{}/tests.rs", m.name)].map(|f| std::fs::read_to_string(path(&f)));
+            let tests: String = files.into_iter().filter_map(Result::ok).collect();
+            for test in m.xeps.iter().filter_map(|x| x.test.rsplit("::").next()) {
+                assert!(tests.contains(&format!("#[test]\n    fn {test}()")) || tests.contains(&format!("#[test]\nfn {test}()")), "{test}");
+            }
             for iq in m.iqs {
                 assert!(handlers.insert((iq.ns, iq.name, format!("{:?}", iq.at))), "{} {}", iq.ns, iq.name);
             }

@@ -467,6 +467,9 @@ fn pages_are_bounded_in_bytes() {
     assert_eq!(rows, [4, 5, 6, 7, 8]);
 }
 
+/// A filter, as the query that is tested should do it.
+type Keep = dyn Fn(u64, &Row) -> bool;
+
 /// An archive of several buckets with holes, looked at in every way, and what a plain filter over all rows says.
 #[test]
 fn big_archive() {
@@ -492,7 +495,7 @@ fn big_archive() {
     let pick = |draws: &mut Draws| archived[draws.below(archived.len() as u64) as usize];
     for n in 0..150 {
         let (mut fields, mut page) = (String::new(), String::new());
-        let mut keep: Vec<Box<dyn Fn(u64, &Row) -> bool>> = Vec::new();
+        let mut keep: Vec<Box<Keep>> = Vec::new();
         let mut field = |var: &str, value: &str| fields.push_str(&format!("<field var='{var}'><value>{value}</value></field>"));
         if draws.below(2) == 0 {
             let with = ["romeo@x", "paris@x", "tybalt@x/street", "nobody@x"][draws.below(4) as usize];
