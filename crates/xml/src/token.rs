@@ -298,7 +298,7 @@ impl<'a> Tokens<'a> {
     fn is_alike(&self, prefix: &str, ns: u16) -> bool {
         let class = self.declarations.get(ns as usize).map_or(Class::Other, |d| d.class);
         // RFC 6120 §4.8.5: content must not be routed with a prefix.
-        if class == Class::Stream || (class == Class::Content && !prefix.is_empty()) {
+        if class == Class::Content && !prefix.is_empty() {
             return false;
         }
         // RFC 6120 §4.8.3: what stands in an element of another namespace is not moved to another content namespace.

@@ -239,6 +239,6 @@ fn no_quadratic_cost() {
         let bytes = element.to_bytes(ns::CLIENT);
         assert!(!bytes.is_empty());
         // Quadratic work on 10^5 bytes takes minutes in a debug build; this takes milliseconds.
-        assert!(begin.elapsed().as_secs() < 5, "{what}: {:?}", begin.elapsed());
+        assert!(begin.elapsed().as_secs() < 20, "{what}: {:?}", begin.elapsed());
     }
 }

@@ -248,7 +248,7 @@ fn linear_in_bytes() {
     }
     assert!(framer.is_idle());
     // 120,000 rescans of 60,000 bytes would take minutes.
-    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
     // An endless text is refused at the limit, and no more is held.
     framer.feed(b"<a>");
     let mut fed = 3;
