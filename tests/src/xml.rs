@@ -233,6 +233,17 @@ impl StreamParser {
     }
 }
 
+/// Reads one element, with its namespaces declared in it.
+pub fn parse(xml: &str) -> Result<Element> {
+    let mut parser = StreamParser::default();
+    parser.feed(b"<around>")?;
+    parser.feed(xml.as_bytes())?;
+    match (parser.next_item(), parser.next_item()) {
+        (_, Some(Item::Element(element))) => Ok(element),
+        _ => bail!("no element: {xml}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -274,7 +274,8 @@ impl Client {
 }
 
 impl ArchiveRow {
-    fn read(result: &Element) -> Result<ArchiveRow> {
+    /// Reads a `<result/>`.
+    pub fn read(result: &Element) -> Result<ArchiveRow> {
         let forwarded = result.get("forwarded", ns::FORWARD).context("no <forwarded/>")?;
         let stamp = forwarded.get("delay", ns::DELAY).and_then(|d| d.attr("stamp")).context("no stamp")?;
         let message = forwarded.get("message", ns::CLIENT).context("no message")?;
