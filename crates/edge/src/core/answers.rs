@@ -1,12 +1,12 @@
 //! What an account's shard says to a connection.
 
 use super::session::{Link, Session};
-use super::{Ask, Connection, End};
-use frame::{CredentialsAnswer, EndReason, Reattached, ShardMsg, ToEdge};
+use super::{Ask, Connection, End, Output};
+use frame::{CredentialsAnswer, EdgeMsg, EndReason, Reattached, ShardMsg, ToEdge};
 use stanza::{IqType, Stanza};
 use std::sync::Arc;
 use stream::{Keys, StreamError, sm};
-use types::{Attach, Epoch, Now, ReqId, SessionId, ns};
+use types::{Attach, Epoch, FullJid, Now, ReqId, SessionId, ns};
 use xml::Element;
 
 impl Connection {
@@ -27,11 +27,14 @@ impl Connection {
                     self.account_done(registration, result);
                 }
             }
-            ShardMsg::Bound { req, result } => {
-                if let Some(Ask::Bind { id, .. }) = self.answered(epoch, req, |a| matches!(a, Ask::Bind { .. })) {
-                    self.bound(epoch, &id, result);
+            ShardMsg::Bound { req, result } => match self.answered(epoch, req, |a| matches!(a, Ask::Bind { .. })) {
+                Some(Ask::Bind { id, .. }) => self.bound(epoch, &id, result),
+                _ => {
+                    if let Ok(b) = result {
+                        self.orphan(b.session, &b.jid, EdgeMsg::Close { session: b.session, attach: b.attach });
+                    }
                 }
-            }
+            },
             ShardMsg::Enabled { req, session, attach, sm } => {
                 if self.current(epoch, session, attach).is_some()
                     && self.answered(epoch, req, |a| matches!(a, Ask::Enable { .. })).is_some()
@@ -39,11 +42,13 @@ impl Connection {
                     self.enabled(sm);
                 }
             }
-            ShardMsg::Resumed { req, resumed } => {
-                if let Some(Ask::Resume { previd, .. }) = self.answered(epoch, req, |a| matches!(a, Ask::Resume { .. })) {
-                    self.resumed(epoch, &previd, *resumed);
+            ShardMsg::Resumed { req, resumed } => match self.answered(epoch, req, |a| matches!(a, Ask::Resume { .. })) {
+                Some(Ask::Resume { previd, .. }) => self.resumed(epoch, &previd, *resumed),
+                _ => {
+                    let r = *resumed;
+                    self.orphan(r.session, &r.jid, EdgeMsg::Detach { session: r.session, attach: r.attach });
                 }
-            }
+            },
             ShardMsg::ResumeFailed { req, h } => {
                 if self.answered(epoch, req, |a| matches!(a, Ask::Resume { .. })).is_some() {
                     sm::write_failed(self.c2s.out(), "item-not-found", h);
@@ -117,6 +122,13 @@ impl Connection {
             CredentialsAnswer::Unknown => Keys::Unknown,
             CredentialsAnswer::Locked | CredentialsAnswer::Busy => Keys::Unavailable,
         });
+    }
+
+    /// A session was given to this connection that asked again since, or has ended: nobody holds it, and its account must know.
+    fn orphan(&mut self, id: SessionId, jid: &FullJid, body: EdgeMsg) {
+        if self.session.as_ref().is_none_or(|s| s.id != id) {
+            self.queue.push_back(Output::Frame { account: jid.bare(), body });
+        }
     }
 
     fn bound(&mut self, epoch: Epoch, id: &str, result: Result<frame::Bound, stanza::StanzaError>) {

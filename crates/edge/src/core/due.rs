@@ -71,7 +71,7 @@ impl Connection {
             return self.ask_now();
         }
         let said = self.said()?;
-        let req = self.next_req();
+        let req = if matches!(said, Said::Reattach) { self.next_req() } else { ReqId::default() };
         let session = self.session.as_deref_mut()?;
         let account = session.jid.bare();
         let (polled, body) = say(session, &said, req, self.now);
@@ -269,7 +269,7 @@ fn leaves(s: &Session, now: Instant, deadline: Instant) -> bool {
     }
 }
 
-/// Says it. `req` names a request, if it is one.
+/// Says it. `req` names the request, if it is one.
 fn say(s: &mut Session, said: &Said, req: ReqId, now: Instant) -> (Polled, EdgeMsg) {
     let (session, attach) = (s.id, s.attach);
     match *said {

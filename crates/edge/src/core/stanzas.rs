@@ -3,7 +3,8 @@
 //! Every stanza of a session with XEP-0198 takes a number, and every answer to one takes one too, since the client counts
 //! both and may resume elsewhere. So an answer that the edge makes itself (to a stanza that no account can take) is not
 //! written to the client: it is submitted in the stanza's place, addressed to the session, and comes back as an output.
-//! Without XEP-0198 nobody counts, and it is written at once.
+//! Without XEP-0198 nobody counts, and it is written at once. What is wrong inside a stanza (an IQ without id or payload,
+//! say) is the account's to answer.
 
 use super::Connection;
 use super::register::Registration;
@@ -81,7 +82,7 @@ impl Connection {
     }
 
     /// A stanza of a session, and what is wrong with its addresses.
-    fn stanza(&mut self, mut stanza: Stanza, mut error: Option<StanzaError>) {
+    fn stanza(&mut self, mut stanza: Stanza, error: Option<StanzaError>) {
         let Some(session) = self.session.as_deref() else { return };
         let jid = session.jid.clone();
         // RFC 6120 §8.1.2.1: the full or the bare address of the session, or none.
@@ -92,9 +93,6 @@ impl Connection {
             return;
         }
         stanza.from = Some(jid.to_jid());
-        if error.is_none() {
-            error = check(&stanza).err().map(StanzaError::new);
-        }
         if let Some(error) = error {
             let reply = error.reply_to(&stanza);
             return self.answer(reply);
@@ -167,17 +165,4 @@ impl Connection {
 /// Whether a stanza is addressed to the server or the account itself, which the server answers for.
 fn to_server(stanza: &Stanza, jid: &FullJid) -> bool {
     stanza.to.as_ref().is_none_or(|to: &Jid| to.is_bare() && (*to == jid.bare() || (to.local().is_none() && to.domain() == jid.domain())))
-}
-
-/// RFC 6120 §8.2.3: what an IQ must have.
-fn check(stanza: &Stanza) -> Result<(), Condition> {
-    if stanza.kind != Kind::Iq {
-        return Ok(());
-    }
-    let sound = match stanza.iq_type() {
-        None => false,
-        Some(IqType::Get | IqType::Set) => stanza.id.is_some() && stanza.children.len() == 1,
-        Some(IqType::Result | IqType::Error) => stanza.id.is_some(),
-    };
-    if sound { Ok(()) } else { Err(Condition::BadRequest) }
 }

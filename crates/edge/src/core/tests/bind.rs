@@ -42,12 +42,34 @@ fn binding_can_be_refused_and_tried_again() {
          S: <iq id='1' type='error'><error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>
          C: <iq type='set' id='2'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>balcony</resource></bind></iq>
          edge→core: bind balcony
-         core→edge: (req 1) bound
          - owner of epoch 2
          edge→core: bind balcony
          core→edge: (epoch 1) bound
          core→edge: bound
          S: <iq id='2' type='result'>*",
+    );
+    // Given twice, or too late: what nobody holds is given back.
+    check(
+        "- logs in
+         C: <iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>
+         edge→core: bind anything
+         - owner of epoch 1
+         edge→core: bind anything
+         core→edge: (req 2) bound
+         edge→core: close a1
+         core→edge: (attach 2) bound
+         S: <iq id='1' type='result'>*
+         core→edge: (req 2) bound",
+    );
+    check(
+        "- logs in
+         C: <resume xmlns='urn:xmpp:sm:3' h='0' previd='x'/>
+         edge→core: resume x h=0
+         - socket breaks
+         - is done
+         core→edge: resumed accepted=1
+         edge→core: detach a1
+         - is done",
     );
 }
 
