@@ -4,6 +4,7 @@
 //! Start with [`run`] for the life of a server, `node` for how edge, shards and store are composed.
 
 mod ctl;
+mod features;
 mod log;
 mod node;
 mod reload;
@@ -47,6 +48,12 @@ enum Command {
     Config(ctl::ConfigCommand),
     /// The reference of all settings, in Markdown
     Reference,
+    /// The RFCs and XEPs that it speaks, in Markdown
+    Features {
+        /// Put the table into the marked section of this file
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -69,6 +76,13 @@ fn main() -> ExitCode {
         Command::User(command) => ctl::user(&source, command),
         Command::Config(command) => ctl::config(&source, command),
         Command::Reference => Ok(config::reference()),
+        Command::Features { write: None } => Ok(features::table(modules::all())),
+        Command::Features { write: Some(file) } => {
+            return match features::write(&file, modules::all()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, &format!("{error:#}"), None),
+            };
+        }
     };
     match done {
         Ok(text) => {
