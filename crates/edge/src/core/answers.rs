@@ -71,9 +71,8 @@ impl Connection {
         let now = self.now;
         match body {
             ShardMsg::Outcome { session, attach, accepted } => {
-                if self.current(epoch, session, attach).is_some_and(|s| s.accept(accepted, now)) {
-                    self.tries = 0;
-                }
+                let moved = self.current(epoch, session, attach).is_some_and(|s| s.accept(accepted, now));
+                self.tries = if moved { 0 } else { self.tries };
             }
             ShardMsg::Refused { session, attach, n } => {
                 let refused = self.current(epoch, session, attach).filter(|s| (s.accepted + 1..=s.sent).contains(&n));
