@@ -64,7 +64,11 @@ impl Account {
         for p in others {
             self.output(ctx, id, None, addressed(p, &own), fx);
         }
-        self.probe(ctx, &|_| true, fx);
+        // In the name of the session, so that the answers go to it alone and the others do not hear everything again. (§4.3.1
+        // has the bare JID for probes to other servers, and none at all within one.)
+        if let Some(jid) = self.session_jid(id) {
+            self.probe(ctx, jid.as_jid(), &|_| true, fx);
+        }
         // §3.1.3 rule 4: requests that nobody has answered yet.
         let waiting: Vec<_> = self.state.roster.pending_in().map(|(jid, children)| request(jid, children)).collect();
         for mut request in waiting {
@@ -73,13 +77,13 @@ impl Account {
         }
     }
 
-    /// §4.3: ask our contacts how they are, on behalf of the account.
-    fn probe(&mut self, ctx: &Ctx<'_>, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+    /// §4.3: ask our contacts how they are, on behalf of the account or of one session.
+    fn probe(&mut self, ctx: &Ctx<'_>, asks: &Jid, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscriptions().filter(|j| concerns(j)).cloned().collect();
         if contacts.is_empty() {
             return;
         }
-        let probe = Arc::new(Stanza::presence(Some(PresenceType::Probe)).with_from(self.state.jid.clone()));
+        let probe = Arc::new(Stanza::presence(Some(PresenceType::Probe)).with_from(asks.clone()));
         for to in contacts {
             self.state_to(ctx, &to, probe.clone(), fx);
         }
@@ -369,14 +373,14 @@ impl Account {
         for p in all {
             self.tell_subscribers(ctx, &p, concerns, fx);
         }
-        self.probe(ctx, concerns, fx);
+        self.probe(ctx, &self.state.jid.to_jid(), concerns, fx);
     }
 
     /// This owner is new: contacts get the session's newest presence, the session that of its contacts.
     pub(super) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let Some(p) = self.state.session(id).and_then(|s| s.soft.presence.clone()) else { return };
         self.tell_subscribers(ctx, &p, &|_| true, fx);
-        self.probe(ctx, &|_| true, fx);
+        self.probe(ctx, &self.state.jid.to_jid(), &|_| true, fx);
     }
 }
 
