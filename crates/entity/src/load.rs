@@ -7,21 +7,21 @@
 use crate::account::{Account, Counters};
 use crate::codec::{Corrupt, Reader};
 use crate::effect::{Effects, Scan};
-use crate::log::{Checkpoint, Log};
+use crate::log::{Checkpoint, Cursor, Log};
 use crate::module::Ctx;
 use crate::outbox::Key;
 use crate::privacy::BlockList;
 use crate::roster::Roster;
 use crate::row::{self, OFFLINE, Row, decode_stanza};
 use crate::seal::{Seal, Seals};
-use crate::session::{Link, Session, SessionRow};
+use crate::session::{Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell, partition};
 use bytes::Bytes;
 use frame::{Output, Pos, SharedStanza, Soft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use types::limit::{ATTACHING_MAX, BUCKET_ROWS_MAX};
+use types::limit::BUCKET_ROWS_MAX;
 use types::{BareJid, Epoch, Origin, SessionId, Timestamp};
 
 /// Cells of one page.
@@ -50,6 +50,7 @@ pub struct Loader {
     cells: BTreeMap<Bytes, Bytes>,
     seals: Seals,
     checkpoint: Checkpoint,
+    cursor: Cursor,
     ranges: Vec<(u64, u64)>,
     /// Candidates by row: several owners may have written one.
     rows: BTreeMap<u64, Vec<(Pos, Row)>>,
@@ -68,6 +69,7 @@ impl Loader {
             cells: BTreeMap::new(),
             seals: Seals::default(),
             checkpoint: Checkpoint::default(),
+            cursor: Cursor::default(),
             ranges: Vec::new(),
             rows: BTreeMap::new(),
             seen_in_bucket: false,
@@ -135,8 +137,17 @@ impl Loader {
         if let Some(value) = self.cells.remove(cell::CHECKPOINT) {
             self.checkpoint = Checkpoint::decode(value)?;
         }
-        self.ranges = self.checkpoint.open.clone();
-        self.ranges.reverse();
+        let Checkpoint { last, open, .. } = &self.checkpoint;
+        self.cursor = match self.cells.remove(cell::CURSOR) {
+            Some(value) => Cursor::decode(value)?,
+            None => Cursor::default(),
+        };
+        if self.cursor.last < *last {
+            self.cursor = Cursor { last: *last, open: open.clone() };
+        }
+        // Rows behind the checkpoint are read anyway, for their origins.
+        let before = self.cursor.open.iter().filter(|(first, _)| first <= last).map(|(first, end)| (*first, *end.min(last)));
+        self.ranges = before.rev().collect();
         Ok(if self.sealed { Step::Seals } else { self.next_rows(None) })
     }
 
@@ -193,6 +204,12 @@ impl Loader {
         let credentials = self.cells.get(cell::ACCOUNT).cloned();
         let roster = Roster::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())))?;
         let blocks = BlockList::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())));
+        let mut tails: BTreeMap<SessionId, Vec<TailRow>> = BTreeMap::new();
+        for (key, value) in cells(cell::TAIL) {
+            let session = TailRow::session_of_key(&key).ok_or(Corrupt("tail key"))?;
+            tails.entry(session).or_default().push(TailRow::decode(value)?);
+        }
+        let gone = self.cells.get(cell::GONE).cloned();
         let state = State {
             partition: partition(&self.jid),
             jid: self.jid,
@@ -205,7 +222,10 @@ impl Loader {
             cells: modules,
         };
         let mut account = Account::assemble(state, self.seals, counters, live);
-        account.wake(ctx, sessions, owed, fx);
+        if let Some(gone) = gone {
+            account.load_gone(gone)?;
+        }
+        account.wake(ctx, sessions, tails, owed, fx);
         Ok(account)
     }
 
@@ -221,7 +241,7 @@ impl Loader {
             if number <= last {
                 log.adopt(&self.jid, pos, row, true);
             } else if number == expected {
-                log.adopt(&self.jid, pos, row, true);
+                log.adopt(&self.jid, pos, row, self.cursor.is_open(number));
                 expected += 1;
             } else {
                 break;
@@ -257,10 +277,18 @@ impl OwedCell {
 
 impl Account {
     /// Take up what the last owner left: sessions, and forwards that no next hop has confirmed.
-    fn wake(&mut self, ctx: &Ctx<'_>, sessions: Vec<SessionRow>, owed: Vec<OwedCell>, fx: &mut Effects) {
+    fn wake(
+        &mut self,
+        ctx: &Ctx<'_>,
+        sessions: Vec<SessionRow>,
+        mut tails: BTreeMap<SessionId, Vec<TailRow>>,
+        owed: Vec<OwedCell>,
+        fx: &mut Effects,
+    ) {
         let known: BTreeSet<SessionId> = sessions.iter().map(|s| s.id).collect();
         for row in sessions {
-            let session = self.session_of(ctx, row);
+            let tail = tails.remove(&row.id).unwrap_or_default();
+            let session = self.session_of(ctx, row, tail);
             self.add_session(session);
         }
         self.state.sessions.sort_by_key(|s| s.bound_at);
@@ -278,6 +306,18 @@ impl Account {
         self.outbox_of(owed);
         if !self.state.sessions.is_empty() || !self.outbox().is_empty() {
             self.still_live(fx);
+        }
+        if ctx.settings.attaching.is_zero() {
+            let held: Vec<SessionId> =
+                self.state.sessions.iter().filter(|s| matches!(s.link, Link::Attaching { .. })).map(|s| s.id).collect();
+            for id in held {
+                self.lose(ctx, id, fx);
+            }
+        }
+        let detached: Vec<SessionId> =
+            self.state.sessions.iter().filter(|s| matches!(s.link, Link::Detached { .. })).map(|s| s.id).collect();
+        for id in detached {
+            self.presence_after_takeover(ctx, id, fx);
         }
         self.resume_forwards(ctx, fx);
     }
@@ -302,11 +342,14 @@ impl Account {
         }
     }
 
-    fn session_of(&self, ctx: &Ctx<'_>, row: SessionRow) -> Session {
-        let until = ctx.now.mono + ATTACHING_MAX;
+    fn session_of(&mut self, ctx: &Ctx<'_>, row: SessionRow, cells: Vec<TailRow>) -> Session {
+        let until = ctx.now.mono + ctx.settings.attaching;
         let mut s = Session::new(row.id, row.jid, row.attach, Link::Attaching { until }, row.bound_at);
         let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
         s.soft = Arc::new(Soft { sm: row.sm, ..soft });
+        s.given = row.given;
+        // Cells that an attach has not removed yet say nothing new.
+        s.cells = cells.iter().map(|t| t.m).collect();
         if let Some(d) = row.detached {
             let left = Duration::from_millis(d.until.0.saturating_sub(ctx.now.wall.0));
             s.link = Link::Detached { until: ctx.now.mono + left };
@@ -316,14 +359,36 @@ impl Account {
             s.m = d.m;
             s.m_acked = d.m_acked;
             s.pos = d.pos;
-            s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
+            let behind = cells.into_iter().filter(|t| t.m > d.m);
+            s.tail = d.tail.into_iter().chain(behind).map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
+            s.m = s.tail.back().map_or(d.m, |o| o.m.max(d.m));
+            let rows: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+            for row in s.given.iter().map(|(row, _)| *row).chain(rows.iter().copied()) {
+                self.claim(row, s.id);
+            }
+            // What it had and is not in its tail, its client has acknowledged.
+            let had = |row: &u64| (*row <= d.pos.row || s.given.iter().any(|(r, _)| r == row)) && !rows.contains(row);
+            let acked: Vec<u64> = self.state.log.owed_to(s.id).map(|o| o.pos.row).filter(had).collect();
+            for row in acked {
+                self.state.log.settle(row, s.id);
+            }
             s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
             self.append_rows(&mut s);
         } else {
             s.taken = self.state.log.number(s.id);
             s.accepted = s.taken;
+            for (row, _) in &s.given {
+                self.claim(*row, s.id);
+            }
         }
         s
+    }
+
+    /// A row that waited for whoever comes next was given to this session.
+    fn claim(&mut self, row: u64, id: SessionId) {
+        if self.state.log.get(row).is_some_and(|o| o.owed.contains(&OFFLINE)) {
+            self.state.log.owe(row, OFFLINE, id);
+        }
     }
 
     /// Rows that were owed to a detached session after its row was written.

@@ -60,6 +60,7 @@ pub struct Log {
     numbers: BTreeMap<SessionId, u64>,
     drops: Vec<Pos>,
     dirty: u32,
+    settled: bool,
 }
 
 /// What a checkpoint says, before the rows behind it are read.
@@ -75,6 +76,46 @@ pub struct Checkpoint {
     numbers: Vec<(SessionId, u64)>,
 }
 
+/// Which rows are settled, as the cursor cell says: newer than the checkpoint's own word, and smaller.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// Rows up to here are settled unless they are in `open`.
+    pub last: u64,
+    /// Ranges (first, last).
+    pub open: Vec<(u64, u64)>,
+}
+
+impl Cursor {
+    /// Reverses [`Log::cursor`].
+    pub fn decode(value: Bytes) -> Result<Cursor, Corrupt> {
+        let mut r = Reader::new(value, VERSION)?;
+        let c = Cursor { last: r.u64()?, open: read_ranges(&mut r)? };
+        r.end()?;
+        Ok(c)
+    }
+
+    /// Is this row not settled, as far as the cursor knows?
+    pub fn is_open(&self, row: u64) -> bool {
+        row > self.last || self.open.iter().any(|(first, last)| (*first..=*last).contains(&row))
+    }
+}
+
+fn read_ranges(r: &mut Reader) -> Result<Vec<(u64, u64)>, Corrupt> {
+    let mut ranges = Vec::new();
+    for _ in 0..r.count()? {
+        let first = r.u64()?;
+        ranges.push((first, first.saturating_add(r.u64()?)));
+    }
+    Ok(ranges)
+}
+
+fn write_ranges(w: &mut Writer, ranges: &[(u64, u64)]) {
+    w.u64(ranges.len() as u64);
+    for (first, last) in ranges {
+        w.u64(*first).u64(last - first);
+    }
+}
+
 const VERSION: u8 = 1;
 
 impl Checkpoint {
@@ -82,10 +123,7 @@ impl Checkpoint {
     pub fn decode(value: Bytes) -> Result<Checkpoint, Corrupt> {
         let mut r = Reader::new(value, VERSION)?;
         let mut c = Checkpoint { last: r.u64()?, last_at: Timestamp(r.u64()?), ..Checkpoint::default() };
-        for _ in 0..r.count()? {
-            let first = r.u64()?;
-            c.open.push((first, first.saturating_add(r.u64()?)));
-        }
+        c.open = read_ranges(&mut r)?;
         for _ in 0..r.count()? {
             let sender = r.bare_jid()?;
             let o = r.origin()?;
@@ -121,6 +159,8 @@ impl Log {
         self.note(account, &row);
         if open {
             self.insert(pos, row);
+        } else if !row.archived {
+            self.drops.push(pos);
         }
     }
 
@@ -297,6 +337,7 @@ impl Log {
     }
 
     fn close(&mut self, row: u64) {
+        self.settled = true;
         if self.open.get(&row).is_some_and(|o| o.owed.is_empty() && !o.outbox)
             && let Some(open) = self.open.remove(&row)
             && !open.archived
@@ -315,11 +356,7 @@ impl Log {
         self.forget(now, false);
         let mut w = Writer::new(VERSION);
         w.u64(self.last).u64(self.last_at.0);
-        let ranges = self.ranges();
-        w.u64(ranges.len() as u64);
-        for (first, last) in ranges {
-            w.u64(first).u64(last - first);
-        }
+        write_ranges(&mut w, &self.ranges());
         w.u64(self.origins_len as u64);
         for (sender, sessions) in &self.origins {
             for (session, seen) in sessions {
@@ -336,6 +373,20 @@ impl Log {
             fx.op(&row::bucket(account, pos.row), Op::Delete { key: row::cell_key(pos) });
         }
         self.dirty = 0;
+    }
+
+    /// The cell that says which rows are settled.
+    pub fn cursor(&mut self) -> Bytes {
+        self.settled = false;
+        let mut w = Writer::new(VERSION);
+        w.u64(self.last);
+        write_ranges(&mut w, &self.ranges());
+        w.finish()
+    }
+
+    /// A row was settled or owed to somebody else since the last cursor.
+    pub fn is_settled_since_cursor(&self) -> bool {
+        self.settled
     }
 
     fn ranges(&self) -> Vec<(u64, u64)> {

@@ -154,6 +154,9 @@ pub struct Settings {
     pub conflict: ConflictPolicy,
     /// How long a session outlives its stream at most, in seconds.
     pub resume_secs_max: u32,
+    /// How long a new owner waits for the edges that hold its sessions. Zero where edges and cores are one process: then
+    /// an edge that held one is as dead as the last owner.
+    pub attaching: std::time::Duration,
     /// Sessions of one account.
     pub sessions_max: usize,
     /// Messages that wait for an account without a session.
@@ -174,6 +177,7 @@ impl Default for Settings {
             archive_default: ArchiveDefault::Always,
             conflict: ConflictPolicy::TerminateOld,
             resume_secs_max: 300,
+            attaching: types::limit::ATTACHING_MAX,
             sessions_max: types::limit::SESSIONS_MAX,
             offline_rows_max: types::limit::OFFLINE_ROWS_MAX,
             roster: crate::roster::Limits::default(),

@@ -2,6 +2,7 @@
 
 use crate::codec::{Corrupt, Reader, Writer};
 use crate::row::decode_stanza;
+use crate::state::cell;
 use bytes::Bytes;
 use compact_str::CompactString;
 use frame::{Output, Pos, SharedStanza, Sm, Soft};
@@ -65,6 +66,11 @@ pub struct Session {
     pub tail_bytes: usize,
     /// The last log position among all outputs.
     pub pos: Pos,
+    /// Rows that waited for whoever comes next and were given to this session, with the number that they got: until the
+    /// checkpoint knows it, only the session row says so.
+    pub given: Vec<(u64, u64)>,
+    /// Outputs of a detached session that lie in cells of their own, behind its row.
+    pub cells: Vec<u64>,
     /// XEP-0352: what waits for the client to become active, newest per sender. Presence and messages apart: neither may
     /// replace the other.
     pub held: BTreeMap<(bool, Jid), SharedStanza>,
@@ -91,6 +97,8 @@ impl Session {
             tail: VecDeque::new(),
             tail_bytes: 0,
             pos: Pos::default(),
+            given: Vec::new(),
+            cells: Vec::new(),
             held: BTreeMap::new(),
             flushed: false,
         }
@@ -133,7 +141,8 @@ impl Session {
         if let Some(pos) = pos {
             self.pos = self.pos.max(pos);
         }
-        if self.acknowledges() || pos.is_some() {
+        // What comes while a new owner waits for the edge waits with it.
+        if self.acknowledges() || pos.is_some() || matches!(self.link, Link::Attaching { .. }) {
             self.tail_bytes += output.stanza.encoded_len_hint();
             self.tail.push_back(output.clone());
         }
@@ -198,6 +207,8 @@ pub struct SessionRow {
     pub bound_at: Timestamp,
     /// XEP-0198.
     pub sm: Option<Sm>,
+    /// See [`Session::given`].
+    pub given: Vec<(u64, u64)>,
     /// Nobody but this row holds it.
     pub detached: Option<DetachedRow>,
 }
@@ -232,12 +243,52 @@ pub struct TailRow {
     pub stanza: SharedStanza,
 }
 
+impl TailRow {
+    /// The key of an output that came after the session's row was written.
+    pub fn key(id: SessionId, m: u64) -> Bytes {
+        [cell::TAIL, format!("{id}/{m:016x}").as_bytes()].concat().into()
+    }
+
+    /// Whose it is.
+    pub fn session_of_key(key: &[u8]) -> Option<SessionId> {
+        let text = std::str::from_utf8(key.strip_prefix(cell::TAIL)?).ok()?;
+        text.split_once('/')?.0.parse().ok()
+    }
+
+    /// The value of that cell.
+    pub fn encode(output: &Output) -> Bytes {
+        let mut w = Writer::new(VERSION);
+        TailRow { m: output.m, pos: output.pos, stanza: output.stanza.clone() }.write(&mut w);
+        w.finish()
+    }
+
+    /// Reverses [`TailRow::encode`].
+    pub fn decode(value: Bytes) -> Result<TailRow, Corrupt> {
+        let mut r = Reader::new(value, VERSION)?;
+        let row = TailRow::read(&mut r)?;
+        r.end()?;
+        Ok(row)
+    }
+
+    fn write(&self, w: &mut Writer) {
+        let pos = self.pos.unwrap_or_default();
+        w.u64(self.m).u64(pos.row).u64(pos.epoch.0.into()).bytes(&self.stanza.to_bytes());
+    }
+
+    fn read(r: &mut Reader) -> Result<TailRow, Corrupt> {
+        let m = r.u64()?;
+        let at = Pos { row: r.u64()?, epoch: Epoch(r.u32()?) };
+        let stanza = decode_stanza(r.bytes()?)?;
+        Ok(TailRow { m, pos: (at.row != 0).then_some(at), stanza })
+    }
+}
+
 const VERSION: u8 = 1;
 
 impl SessionRow {
     /// The row that says: attached.
     pub fn attached(s: &Session) -> SessionRow {
-        SessionRow { id: s.id, jid: s.jid.clone(), attach: s.attach, bound_at: s.bound_at, sm: s.soft.sm.clone(), detached: None }
+        SessionRow { id: s.id, jid: s.jid.clone(), attach: s.attach, bound_at: s.bound_at, sm: s.soft.sm.clone(), given: s.given.clone(), detached: None }
     }
 
     /// The row that says: detached, and all that this row alone holds.
@@ -264,6 +315,10 @@ impl SessionRow {
                 w.str(sm.previd.as_deref().unwrap_or(""));
             }
         }
+        w.u64(self.given.len() as u64);
+        for (row, m) in &self.given {
+            w.u64(*row).u64(*m);
+        }
         match &self.detached {
             None => drop(w.u8(0)),
             Some(d) => {
@@ -271,8 +326,7 @@ impl SessionRow {
                 w.u64(d.pos.row).u64(d.pos.epoch.0.into());
                 w.u64(d.tail.len() as u64);
                 for t in &d.tail {
-                    let pos = t.pos.unwrap_or_default();
-                    w.u64(t.m).u64(pos.row).u64(pos.epoch.0.into()).bytes(&t.stanza.to_bytes());
+                    t.write(&mut w);
                 }
                 encode_soft(&mut w, &d.soft);
             }
@@ -294,9 +348,13 @@ impl SessionRow {
             let previd = CompactString::from(r.string()?);
             Some(Sm { base_n, base_m, resume_secs, previd: (!previd.is_empty()).then_some(previd) })
         };
+        let mut given = Vec::new();
+        for _ in 0..r.count()? {
+            given.push((r.u64()?, r.u64()?));
+        }
         let detached = if r.u8()? == 0 { None } else { Some(decode_detached(&mut r)?) };
         r.end()?;
-        Ok(SessionRow { id, jid, attach, bound_at, sm, detached })
+        Ok(SessionRow { id, jid, attach, bound_at, sm, given, detached })
     }
 }
 
@@ -306,10 +364,7 @@ fn decode_detached(r: &mut Reader) -> Result<DetachedRow, Corrupt> {
     let pos = Pos { row: r.u64()?, epoch: Epoch(r.u32()?) };
     let mut tail = Vec::new();
     for _ in 0..r.count()? {
-        let m = r.u64()?;
-        let at = Pos { row: r.u64()?, epoch: Epoch(r.u32()?) };
-        let stanza = decode_stanza(r.bytes()?)?;
-        tail.push(TailRow { m, pos: (at.row != 0).then_some(at), stanza });
+        tail.push(TailRow::read(r)?);
     }
     Ok(DetachedRow { until, taken, m, m_acked, pos, tail, soft: decode_soft(r)? })
 }

@@ -15,10 +15,16 @@ pub mod cell {
     pub const ACCOUNT: &[u8] = b"a";
     /// The log's checkpoint.
     pub const CHECKPOINT: &[u8] = b"c";
+    /// Which rows are not settled, written sooner than the checkpoint so that little is delivered again after a crash.
+    pub const CURSOR: &[u8] = b"d";
     /// How far this owner's numbers of sessions, forwards and owed cells have gone.
     pub const COUNTERS: &[u8] = b"k";
     /// The highest input of a session that is in no row: `n/<session>`.
     pub const NUMBER: &[u8] = b"n/";
+    /// Outputs of detached sessions behind their rows: `t/<session>/<number>`.
+    pub const TAIL: &[u8] = b"t/";
+    /// Resources that were available and are gone, of late.
+    pub const GONE: &[u8] = b"g";
     /// Session rows.
     pub const SESSION: &[u8] = b"s/";
     /// Forwards that rest on the account's state, not on a row.

@@ -19,6 +19,7 @@ fn streams(config: &Config, decoy_secret: [u8; 32]) -> Settings {
     let named = |m: &config::Mechanism| sasl::Mechanism::from_name(m.as_str());
     let mut settings = Settings::new(domains);
     settings.mechanisms = auth.mechanisms.iter().filter_map(named).collect();
+    settings.tls_required = config.tls.required;
     settings.registration = config.registration.in_band;
     settings.iterations = auth.scram_iterations;
     settings.decoy_secret = decoy_secret;
@@ -75,6 +76,8 @@ pub fn entities(config: &Config) -> module::Settings {
             BindConflict::Refuse => ConflictPolicy::DisallowNew,
             BindConflict::Override => ConflictPolicy::Override,
         },
+        // Edges and shards live and die together here.
+        attaching: Duration::ZERO,
         resume_secs_max: u32::try_from(l.resume_timeout_max.as_secs()).unwrap_or(u32::MAX),
         sessions_max: count(l.sessions_per_account),
         offline_rows_max: count(l.offline_rows),

@@ -109,7 +109,7 @@ fn start_hosts(
         store,
         directory: Arc::new(OneNode(placement)),
         settings: Arc::new(live::entities(config)),
-        pipeline: Arc::new(entity::Pipeline::default()),
+        pipeline: Arc::new(modules::pipeline()),
     };
     let (shards, count) = (config.cluster.shards, planes.count());
     shard::host::start(&host, net, planes, |plane| (0..shards).filter(|s| s % count == plane).map(|s| (ShardId(s), epoch)).collect())
@@ -217,7 +217,7 @@ impl Control for NodeHandle {
             }
             self.edge.reload(live::edge(&config, self.decoy));
             self.accounts.iterations(config.auth.scram_iterations);
-            let (settings, pipeline) = (Arc::new(live::entities(&config)), Arc::new(entity::Pipeline::default()));
+            let (settings, pipeline) = (Arc::new(live::entities(&config)), Arc::new(modules::pipeline()));
             for host in &self.hosts {
                 let message = || HostMessage::Configure(settings.clone(), pipeline.clone());
                 while let Err(actor::SendError::Full(_)) = host.try_send(message()) {

@@ -102,7 +102,9 @@ impl Account {
         fx: &mut Effects,
     ) -> Result<(), StanzaError> {
         if !self.state.exists() {
-            return Err(StanzaError::new(Condition::ServiceUnavailable));
+            // §8.5.4: a headline is ignored, as it is by an account that is offline.
+            let ignored = stanza.message_type() == MessageType::Headline;
+            return if ignored { Ok(()) } else { Err(StanzaError::new(Condition::ServiceUnavailable)) };
         }
         let mut work = self.work(stanza, None);
         work.targets = self.route(ctx, &work.stanza)?;
@@ -186,6 +188,18 @@ impl Account {
         }
         let room = FLUSH_WINDOW.saturating_sub(s.tail.len());
         let rows: Vec<_> = self.state.log.owed_to(OFFLINE).take(room).map(|o| (o.pos, o.at, o.stanza.clone())).collect();
+        if rows.is_empty() {
+            return;
+        }
+        self.release_held(id, fx);
+        let attached = self.state.session_mut(id).is_some_and(|s| {
+            s.given.extend(rows.iter().zip(s.m + 1..).map(|((pos, ..), m)| (pos.row, m)));
+            s.conn().is_some()
+        });
+        if attached {
+            // Before they are said: the rows themselves say that they are owed to nobody in particular.
+            self.write_session(id, None, fx);
+        }
         let by = self.state.jid.domain().to_owned();
         for (pos, at, mut stanza) in rows {
             self.state.log.owe(pos.row, OFFLINE, id);

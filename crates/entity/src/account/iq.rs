@@ -373,6 +373,7 @@ impl Account {
             fx.delete(&partition, [cell::MODULE, name.as_bytes()].concat());
         }
         fx.delete(&partition, cell::CHECKPOINT);
+        fx.delete(&partition, cell::CURSOR);
         fx.delete(&partition, cell::ACCOUNT);
         self.index(ctx, |key| Op::Delete { key }, fx);
         self.state.credentials = None;

@@ -1,15 +1,16 @@
 //! How sessions come, move between edges, and go: credentials, bind, XEP-0198 enable and resume, re-attach, end.
 
-use super::Account;
+use super::{Account, Lost};
 use crate::effect::{Effect, Effects};
 use crate::module::{ConflictPolicy, Ctx};
 use crate::row::OFFLINE;
-use crate::session::{Link, Session};
+use crate::session::{Link, Session, TailRow};
 use crate::state::cell;
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
 use frame::{AccountError, Bound, CredentialsAnswer, EndReason, Pos, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
-use stanza::{Condition, Kind, StanzaError};
+use stanza::{Condition, Kind, PresenceType, Stanza, StanzaError};
+use std::sync::Arc;
 use std::time::Duration;
 use types::limit::RESUME_TIMEOUT_MAX;
 use types::{Attach, ConnId, FullJid, Op, ReqId, SessionId, Timestamp};
@@ -172,14 +173,15 @@ impl Account {
     pub(super) fn resume(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, previd: &str, h: u32, fx: &mut Effects) {
         let found = self.state.sessions.iter().find(|s| s.resumable().is_some_and(|sm| sm.previd.as_deref() == Some(previd)));
         let Some(s) = found else {
-            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h: None }));
+            let h = self.resume_lost(previd, fx);
+            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h }));
         };
         let id = s.id;
         if let Link::Attaching { .. } = s.link {
-            // Edge and core died together: the log has every message, but nobody knows the rest of the tail.
-            let h = s.h_of(self.state.log.number(id));
-            self.end_session(ctx, id, None, fx);
-            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h: Some(h) }));
+            // The edge that held it may be alive, but its client is not there any more.
+            self.lose(ctx, id, fx);
+            let h = self.resume_lost(previd, fx);
+            return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h }));
         }
         let Some(m) = s.m_of(h) else {
             let h = s.h_of(s.taken);
@@ -221,6 +223,9 @@ impl Account {
         if let Some(s) = self.state.session_mut(id) {
             s.attach = Attach(s.attach.0 + 1);
             s.link = Link::Attached(conn);
+            for m in std::mem::take(&mut s.cells) {
+                fx.delete(&self.state.partition, TailRow::key(id, m));
+            }
         }
         self.write_session(id, None, fx);
     }
@@ -229,10 +234,11 @@ impl Account {
     pub(super) fn reattach(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, copy: SessionCopy, fx: &mut Effects) {
         let id = copy.session;
         let usable = self.state.session(id).filter(|s| s.attach == copy.attach).map(|s| s.link);
+        let adopts = matches!(usable, Some(Link::Attaching { .. }));
         let taken_over = match usable {
             // Somebody else has it, or it has ended.
             None => None,
-            Some(Link::Attaching { .. }) => self.adopt(ctx, &copy, fx),
+            Some(Link::Attaching { .. }) => self.adopt(&copy),
             Some(Link::Attached(c)) if c != conn => None,
             Some(_) => self.rejoin(&copy),
         };
@@ -248,15 +254,20 @@ impl Account {
             fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach, output }));
         }
         self.run_again(ctx, id, &copy, fx);
-        self.deliver_owed(ctx, id, copy.pos, fx);
+        self.deliver_owed(ctx, id, &copy, fx);
+        if adopts {
+            self.presence_after_takeover(ctx, id, fx);
+        }
         self.flush_offline(ctx, id, fx);
     }
 
     /// This owner knows nothing but the row: the copy is the session.
-    fn adopt(&mut self, ctx: &Ctx<'_>, copy: &SessionCopy, fx: &mut Effects) -> Option<Vec<frame::Output>> {
+    fn adopt(&mut self, copy: &SessionCopy) -> Option<Vec<frame::Output>> {
         let id = copy.session;
         let known = self.state.log.number(id);
         let s = self.state.session_mut(id)?;
+        // What came while it was awaited goes behind what the edge has; rows come by `deliver_owed`.
+        let waited: Vec<SharedStanza> = s.tail.iter().filter(|o| o.pos.is_none()).map(|o| o.stanza.clone()).collect();
         s.taken = copy.accepted.max(known);
         s.accepted = copy.accepted;
         s.m = copy.m;
@@ -266,10 +277,13 @@ impl Account {
         s.pos = copy.pos;
         s.soft = copy.soft.clone();
         s.flushed = true;
-        // Rows up to the last position that are not in the copy were acknowledged.
+        let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
+        let waited: Vec<frame::Output> = waited.into_iter().map(|stanza| s.output(None, stanza)).collect();
+        // Rows up to the last position that are not in the copy were acknowledged, but for those that were given out of
+        // their turn and never arrived.
         let delivered: Vec<u64> = copy.outputs.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
-        let acked: Vec<u64> =
-            self.state.log.owed_to(id).map(|o| o.pos.row).filter(|row| *row <= copy.pos.row && !delivered.contains(row)).collect();
+        let had = |row: &u64| *row <= copy.pos.row && !delivered.contains(row) && !lost.contains(row);
+        let acked: Vec<u64> = self.state.log.owed_to(id).map(|o| o.pos.row).filter(had).collect();
         for row in acked {
             self.state.log.settle(row, id);
         }
@@ -279,10 +293,7 @@ impl Account {
                 self.state.log.owe(row, OFFLINE, id);
             }
         }
-        if self.state.session(id).is_some_and(|s| s.soft.presence.is_some()) {
-            self.presence_after_takeover(ctx, id, fx);
-        }
-        Some(Vec::new())
+        Some(waited)
     }
 
     /// This owner has the session in memory; the edge may lack outputs that a broken link lost.
@@ -326,14 +337,15 @@ impl Account {
     }
 
     /// Rows owed to the session that its edge never had.
-    fn deliver_owed(&mut self, ctx: &Ctx<'_>, id: SessionId, after: Pos, fx: &mut Effects) {
-        let in_tail: Vec<u64> =
-            self.state.session(id).map(|s| s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect()).unwrap_or_default();
+    fn deliver_owed(&mut self, ctx: &Ctx<'_>, id: SessionId, copy: &SessionCopy, fx: &mut Effects) {
+        let Some(s) = self.state.session(id) else { return };
+        let in_tail: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+        let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
         let rows: Vec<_> = self
             .state
             .log
             .owed_to(id)
-            .filter(|o| o.pos.row > after.row && !in_tail.contains(&o.pos.row))
+            .filter(|o| (o.pos.row > copy.pos.row || lost.contains(&o.pos.row)) && !in_tail.contains(&o.pos.row))
             .map(|o| (o.pos, o.stanza.clone()))
             .collect();
         for (pos, stanza) in rows {
@@ -352,13 +364,65 @@ impl Account {
         self.write_session(id, Some(until), fx);
     }
 
+    /// Edge and core died together: the log has every message, but nobody knows the rest of the tail. Its row stays for
+    /// a while, so that a client that comes back hears how much was accepted.
+    pub(crate) fn lose(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return };
+        let s = self.state.sessions.remove(at);
+        // Nobody knows whether it was available: who saw it must not see a ghost.
+        let gone = Stanza::presence(Some(PresenceType::Unavailable)).with_from(s.jid.clone());
+        self.say_gone(ctx, &Arc::new(gone), fx);
+        match s.resumable() {
+            Some(sm) => {
+                let until = ctx.now.mono + Duration::from_secs(sm.resume_secs.into());
+                self.lost.push(Lost { id, sm: sm.clone(), until });
+            }
+            None => self.remove_rows(id, fx),
+        }
+        self.reroute(ctx, id, fx);
+    }
+
+    /// XEP-0198 §5: what the client need not send again, if the session was lost.
+    fn resume_lost(&mut self, previd: &str, fx: &mut Effects) -> Option<u32> {
+        let lost = self.lost.iter().find(|l| l.sm.previd.as_deref() == Some(previd))?;
+        let (id, h) = (lost.id, self.state.log.number(lost.id).saturating_sub(lost.sm.base_n) as u32);
+        self.forget_lost(|l| l.id == id, fx);
+        Some(h)
+    }
+
+    pub(super) fn forget_lost(&mut self, which: impl Fn(&Lost) -> bool, fx: &mut Effects) {
+        let (gone, kept) = std::mem::take(&mut self.lost).into_iter().partition(|l| which(l));
+        self.lost = kept;
+        for lost in gone {
+            self.remove_rows(lost.id, fx);
+        }
+    }
+
+    fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
+        self.state.log.forget_number(id);
+        fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
+        fx.delete(&self.state.partition, super::number_key(id));
+    }
+
     /// The session is over: its contacts see it go, what it is owed goes to others.
     pub(super) fn end_session(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) {
         let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return };
-        if self.state.sessions[at].soft.presence.is_some() || !self.state.sessions[at].soft.directed.is_empty() {
+        let s = &self.state.sessions[at];
+        let attaching = matches!(s.link, Link::Attaching { .. });
+        if attaching || s.soft.presence.is_some() {
+            let resource = CompactString::from(s.jid.resource());
+            self.remember_gone(ctx, &resource, fx);
+        }
+        if attaching {
+            // Its presence died with its edge and its core: whoever saw it hears that it is gone.
+            self.unavailable_for_sure(ctx, id, fx);
+        } else {
             self.unavailable(ctx, id, None, fx);
         }
         let s = self.state.sessions.remove(at);
+        for m in &s.cells {
+            fx.delete(&self.state.partition, TailRow::key(id, *m));
+        }
         if let (Some(conn), Some(reason)) = (s.conn(), reason) {
             fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
         }

@@ -17,9 +17,9 @@ use crate::log::CHECKPOINT_EVERY;
 use crate::module::{Ctx, IqHandler, LogScan};
 use crate::outbox::{Key, Outbox};
 use crate::seal::Seals;
-use crate::session::{HELD_MAX, Link, SessionRow};
+use crate::session::{HELD_MAX, Link, SessionRow, TailRow};
 use crate::state::{State, cell};
-use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza};
+use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
 use stanza::{Condition, Kind, Stanza, StanzaError};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -30,10 +30,17 @@ use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin,
 
 /// A checkpoint is written no later than this after the first change that it would record.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
+/// Which rows are settled is written no later than this after the first change: what a crash delivers again to a new
+/// session is at most what was acknowledged within it.
+const CURSOR_WITHIN: Duration = Duration::from_millis(250);
 /// IQ requests to others that one account keeps in mind, so as to answer them if the other owner dies.
 const REQUESTS_MAX: usize = 256;
 /// Queries that read the log at a time; further ones get `resource-constraint`, so that one client's do not hold up a shard.
 pub const QUERIES_MAX: usize = 4;
+/// Ended resources that an account remembers for those who lost the word of it, and for how long: longer than any
+/// session can be detached.
+const GONE_MAX: usize = 32;
+const GONE_FOR: Duration = Duration::from_secs(2 * 3_600);
 /// Rows of one page when an account is removed.
 const PURGE_ROWS: usize = 500;
 
@@ -44,11 +51,16 @@ pub struct Account {
     outbox: Outbox,
     seals: Seals,
     counters: Counters,
+    /// Resources that were available and ended, newest last: whoever lost the word of it asks again.
+    gone: Vec<(compact_str::CompactString, Timestamp)>,
     next_read: ReadId,
     reads: BTreeMap<ReadId, PendingRead>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
     requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
+    /// Sessions whose edge and core died together: they cannot be resumed, but the log knows what they sent.
+    lost: Vec<Lost>,
     live: bool,
+    cursor_at: Instant,
     checkpoint_at: Instant,
     give_up_at: Instant,
     failures: u32,
@@ -59,6 +71,14 @@ pub struct Account {
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
     poison: Vec<(SessionId, u64)>,
+}
+
+/// See [`Account::lost`].
+struct Lost {
+    id: SessionId,
+    sm: Sm,
+    /// Its row is removed then.
+    until: Instant,
 }
 
 enum PendingRead {
@@ -101,10 +121,13 @@ impl Account {
             outbox: Outbox::default(),
             seals,
             counters,
+            gone: Vec::new(),
             next_read: 0,
             reads: BTreeMap::new(),
             requests: Vec::new(),
+            lost: Vec::new(),
             live,
+            cursor_at: Instant::NEVER,
             checkpoint_at: Instant::NEVER,
             give_up_at: Instant::NEVER,
             failures: 0,
@@ -194,7 +217,14 @@ impl Account {
             .map(|s| s.id)
             .collect();
         for id in over {
-            self.end_session(ctx, id, None, fx);
+            match self.state.session(id).map(|s| s.link) {
+                Some(Link::Attaching { .. }) => self.lose(ctx, id, fx),
+                _ => self.end_session(ctx, id, None, fx),
+            }
+        }
+        self.forget_lost(|l| l.until <= now, fx);
+        if self.cursor_at <= now {
+            self.write_cursor(fx);
         }
         if self.give_up_at <= now {
             self.give_up(ctx, fx);
@@ -238,12 +268,18 @@ impl Account {
             Link::Detached { until } | Link::Attaching { until } => until,
             Link::Attached(_) => Instant::NEVER,
         });
-        sessions.chain([self.outbox.next_wake(), self.checkpoint_at, self.give_up_at]).min().unwrap_or(Instant::NEVER)
+        let lost = self.lost.iter().map(|l| l.until);
+        sessions
+            .chain(lost)
+            .chain([self.outbox.next_wake(), self.cursor_at, self.checkpoint_at, self.give_up_at])
+            .min()
+            .unwrap_or(Instant::NEVER)
     }
 
     /// It may be forgotten: it owes nothing and everything that it knows is in the store.
     pub fn may_sleep(&self, now: Instant, idle: Duration) -> bool {
         self.state.sessions.is_empty()
+            && self.lost.is_empty()
             && self.outbox.is_empty()
             && self.reads.is_empty()
             && self.state.log.dirty() == 0
@@ -289,19 +325,34 @@ impl Account {
         } else if self.give_up_at == Instant::NEVER {
             self.give_up_at = ctx.now.mono + FORWARD_GIVE_UP;
         }
-        if self.live && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
+        if self.state.log.is_settled_since_cursor() && self.cursor_at == Instant::NEVER {
+            self.cursor_at = ctx.now.mono + CURSOR_WITHIN;
+        }
+        if self.live && self.lost.is_empty() && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
             self.live = false;
             fx.push(Effect::NotLive);
         }
     }
 
     fn checkpoint(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
+        let State { sessions, log, .. } = &mut self.state;
+        for s in sessions {
+            // From here on the checkpoint says that the others are settled.
+            s.given.retain(|(row, _)| log.get(*row).is_some_and(|o| o.owed.contains(&s.id)));
+        }
         self.checkpoint_at = Instant::NEVER;
         if self.state.log.dirty() == 0 {
             return;
         }
         let State { jid, partition, log, .. } = &mut self.state;
         log.checkpoint(jid, partition, cell::CHECKPOINT, ctx.now.wall, fx);
+        self.write_cursor(fx);
+    }
+
+    fn write_cursor(&mut self, fx: &mut Effects) {
+        self.cursor_at = Instant::NEVER;
+        let cursor = self.state.log.cursor();
+        fx.put(&self.state.partition, cell::CURSOR, cursor);
     }
 
     /// A new owner found obligations: they were marked before they arose.
@@ -380,6 +431,12 @@ impl Account {
     fn send(&mut self, id: SessionId, pos: Option<Pos>, stanza: SharedStanza, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
         let output = s.output(pos, stanza);
+        if matches!(s.link, Link::Detached { .. }) && pos.is_none_or(|p| s.given.iter().any(|(row, _)| *row == p.row)) {
+            // Core and store hold a detached session: what is in no row owed to it lies in a cell.
+            s.cells.push(output.m);
+            fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output));
+        }
+        let Some(s) = self.state.session_mut(id) else { return };
         if let Some(conn) = s.conn() {
             fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach: s.attach, output }));
         }
@@ -500,6 +557,32 @@ impl Account {
         fx.put(&self.state.partition, owed_key(number), w.finish());
         self.write_counters(fx);
         Key::Cell(number)
+    }
+
+    /// At load.
+    pub(crate) fn load_gone(&mut self, cell: bytes::Bytes) -> Result<(), Corrupt> {
+        let mut r = Reader::new(cell, 1)?;
+        for _ in 0..r.count()? {
+            let resource = compact_str::CompactString::from(r.string()?);
+            self.gone.push((resource, Timestamp(r.u64()?)));
+        }
+        r.end()
+    }
+
+    /// A resource that may have been available has ended.
+    fn remember_gone(&mut self, ctx: &Ctx<'_>, resource: &str, fx: &mut Effects) {
+        let window = u64::try_from(GONE_FOR.as_millis()).unwrap_or(u64::MAX);
+        self.gone.retain(|(r, at)| r != resource && at.0 + window > ctx.now.wall.0);
+        if self.gone.len() >= GONE_MAX {
+            self.gone.remove(0);
+        }
+        self.gone.push((resource.into(), ctx.now.wall));
+        let mut w = Writer::new(1);
+        w.u64(self.gone.len() as u64);
+        for (resource, at) in &self.gone {
+            w.str(resource).u64(at.0);
+        }
+        fx.put(&self.state.partition, cell::GONE, w.finish());
     }
 
     /// In the batch of what was just numbered.

@@ -12,6 +12,9 @@ use types::limit::DIRECTED_PRESENCE_MAX;
 use types::{BareJid, FullJid, Jid, Origin, SessionId};
 use xml::Element;
 
+/// The id of a probe by which an account asks again because it may have lost an answer. Probes never leave the server.
+const AGAIN: &str = "again";
+
 impl Account {
     /// A presence stanza of one of our sessions.
     pub(super) fn out_presence(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: SharedStanza, fx: &mut Effects) {
@@ -67,7 +70,7 @@ impl Account {
         // In the name of the session, so that the answers go to it alone and the others do not hear everything again. (§4.3.1
         // has the bare JID for probes to other servers, and none at all within one.)
         if let Some(jid) = self.session_jid(id) {
-            self.probe(ctx, jid.as_jid(), &|_| true, fx);
+            self.probe(ctx, jid.as_jid(), false, &|_| true, fx);
         }
         // §3.1.3 rule 4: requests that nobody has answered yet.
         let waiting: Vec<_> = self.state.roster.pending_in().map(|(jid, children)| request(jid, children)).collect();
@@ -78,12 +81,16 @@ impl Account {
     }
 
     /// §4.3: ask our contacts how they are, on behalf of the account or of one session.
-    fn probe(&mut self, ctx: &Ctx<'_>, asks: &Jid, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+    fn probe(&mut self, ctx: &Ctx<'_>, asks: &Jid, again: bool, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscriptions().filter(|j| concerns(j)).cloned().collect();
         if contacts.is_empty() {
             return;
         }
-        let probe = Arc::new(Stanza::presence(Some(PresenceType::Probe)).with_from(asks.clone()));
+        let mut probe = Stanza::presence(Some(PresenceType::Probe)).with_from(asks.clone());
+        if again {
+            probe.id = Some(AGAIN.into());
+        }
+        let probe = Arc::new(probe);
         for to in contacts {
             self.state_to(ctx, &to, probe.clone(), fx);
         }
@@ -114,11 +121,25 @@ impl Account {
         }
     }
 
+    /// The session was lost with its presence: everyone who may have seen it hears that it is gone.
+    pub(super) fn unavailable_for_sure(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let Some(jid) = self.session_jid(id) else { return };
+        let stanza = Arc::new(Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid));
+        self.tell_subscribers(ctx, &stanza, &|_| true, fx);
+        self.tell_own(ctx, &stanza, Some(id), fx);
+    }
+
     fn tell_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscribers().filter(|j| concerns(j)).cloned().collect();
         for to in contacts {
             self.state_to(ctx, &to, stanza.clone(), fx);
         }
+    }
+
+    /// A session is gone that nobody here knew: whoever may have seen it hears of it.
+    pub(super) fn say_gone(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, fx: &mut Effects) {
+        self.tell_subscribers(ctx, stanza, &|_| true, fx);
+        self.tell_own(ctx, stanza, None, fx);
     }
 
     fn tell_own(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, but: Option<SessionId>, fx: &mut Effects) {
@@ -326,7 +347,7 @@ impl Account {
         }
         match stanza.presence_type() {
             None | Some(PresenceType::Unavailable) => self.deliver_presence(ctx, stanza, fx),
-            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, fx),
+            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, stanza.id.as_deref() == Some(AGAIN), fx),
             Some(PresenceType::Error) => {
                 if stanza.to.as_ref().is_some_and(Jid::is_full) {
                     self.deliver_presence(ctx, stanza, fx);
@@ -351,13 +372,32 @@ impl Account {
         }
     }
 
-    fn answer_probe(&mut self, ctx: &Ctx<'_>, from: &Jid, fx: &mut Effects) {
+    /// Resources that somebody may still take for available.
+    fn not_available(&self) -> Vec<FullJid> {
+        let there = |r: &str| self.state.resource(r).is_some_and(|s| s.soft.presence.is_some() || matches!(s.link, Link::Attaching { .. }));
+        let bound = self.state.sessions.iter().map(|s| s.jid.clone());
+        let gone = self.gone.iter().filter_map(|(r, _)| self.state.jid.with_resource(r).ok());
+        bound.chain(gone).filter(|jid| !there(jid.resource())).collect()
+    }
+
+    fn answer_probe(&mut self, ctx: &Ctx<'_>, from: &Jid, again: bool, fx: &mut Effects) {
         let bare = from.to_bare();
         let may_see = self.state.roster.is_subscriber(&bare) || bare == self.state.jid;
         if !may_see {
             return; // The same silence as for an account that does not exist.
         }
+        if again {
+            // Whoever asks may have lost the word that a resource went.
+            for jid in self.not_available() {
+                let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(from.clone());
+                self.state_to(ctx, &bare, Arc::new(p), fx);
+            }
+        }
+        let attaching = self.state.sessions.iter().any(|s| matches!(s.link, Link::Attaching { .. }));
         if self.state.available().next().is_none() {
+            if attaching {
+                return; // Nobody knows yet; they say it themselves, or end.
+            }
             let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(self.state.jid.clone()).with_to(from.clone());
             return self.state_to(ctx, &bare, Arc::new(p), fx);
         }
@@ -373,14 +413,24 @@ impl Account {
         for p in all {
             self.tell_subscribers(ctx, &p, concerns, fx);
         }
-        self.probe(ctx, &self.state.jid.to_jid(), concerns, fx);
+        self.probe(ctx, &self.state.jid.to_jid(), true, concerns, fx);
     }
 
     /// This owner is new: contacts get the session's newest presence, the session that of its contacts.
-    pub(super) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+    pub(crate) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let Some(p) = self.state.session(id).and_then(|s| s.soft.presence.clone()) else { return };
         self.tell_subscribers(ctx, &p, &|_| true, fx);
-        self.probe(ctx, &self.state.jid.to_jid(), &|_| true, fx);
+        self.tell_own(ctx, &p, Some(id), fx);
+        let own = self.state.jid.to_jid();
+        let others: Vec<SharedStanza> = self.state.available().filter(|s| s.id != id).filter_map(|s| s.soft.presence.clone()).collect();
+        for p in others {
+            self.output(ctx, id, None, addressed(p, &own), fx);
+        }
+        for jid in self.not_available() {
+            let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(own.clone());
+            self.output(ctx, id, None, Arc::new(p), fx);
+        }
+        self.probe(ctx, &own, true, &|_| true, fx);
     }
 }
 
