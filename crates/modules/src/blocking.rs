@@ -4,7 +4,7 @@
 use entity::module::{Action, Answer, At, Ctx, Flow, Hook, IqCtx, IqHandler, IqKind, Module, Phase, Point, Work, Xep};
 use entity::privacy::BlockChange;
 use entity::state::State;
-use stanza::{Condition, ErrorType, IqType, Kind, Stanza, StanzaError};
+use stanza::{Condition, ErrorType, IqType, Kind, MessageType, Stanza, StanzaError};
 use std::sync::Arc;
 use types::limit::BLOCKED_MAX;
 use types::{Jid, SessionId, ns};
@@ -35,6 +35,8 @@ fn inbound(_: &Ctx<'_>, state: &State, work: &mut Work) -> Flow {
     match work.stanza.kind {
         Kind::Presence => Flow::Drop,
         Kind::Iq if !work.stanza.is_request() => Flow::Drop,
+        // The answer that it gets from somebody who is offline, or does not exist (RFC 6121 §8.5.4).
+        Kind::Message if work.stanza.message_type() == MessageType::Headline => Flow::Drop,
         Kind::Iq | Kind::Message => Flow::Refuse(StanzaError::new(Condition::ServiceUnavailable)),
     }
 }
@@ -164,6 +166,9 @@ mod tests {
             "<message to='{}' type='chat' id='1'><body>hi</body></message>",
             "<message to='{}/balcony' id='1'><body>hi</body></message>",
             "<message to='{}' type='headline' id='1'><body>hi</body></message>",
+            "<message to='{}/balcony' type='headline' id='1'><body>hi</body></message>",
+            "<message to='{}' type='groupchat' id='1'><body>hi</body></message>",
+            "<message to='{}' type='error' id='1'><body>hi</body></message>",
             "<iq to='{}' type='get' id='1'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>",
             "<iq to='{}/balcony' type='get' id='1'><q xmlns='q'/></iq>",
             "<iq to='{}' type='get' id='1'><vCard xmlns='vcard-temp'/></iq>",
@@ -202,7 +207,7 @@ mod tests {
             juliet reloads
             juliet/balcony comes
             romeo/orchard comes
-            romeo/orchard > <message to='juliet@x/balcony' type='headline' id='1'><body>hi</body></message>
+            romeo/orchard > <message to='juliet@x/balcony' type='normal' id='1'><body>hi</body></message>
             romeo/orchard < <message from='juliet@x/balcony' to='romeo@x/orchard' type='error' id='1'><body>hi</body>{UNAVAILABLE}</message>
             juliet/balcony > {LIST}
             juliet/balcony < <iq id='l' type='error' to='juliet@x/balcony'>

@@ -2,6 +2,10 @@
 
 use chappe_modules::pipeline;
 use entity::testing::{World, check, jid};
+use frame::EdgeMsg;
+use stanza::{MessageType, Stanza};
+use std::sync::Arc;
+use types::{Collection, ConnId, ReqId};
 
 fn run(script: &str) {
     check(pipeline(), script);
@@ -397,4 +401,111 @@ fn conflict() {
         juliet/balcony < <presence from='romeo@x/orchard' to='juliet@x/balcony'/>
         ",
     );
+}
+
+/// §8.5.4, Table 1: O kept, E error, S silence, D delivered to that resource, M to the most available, A to all.
+/// (What Romeo has; then for normal, chat, groupchat, headline; to the bare JID, to a full JID that is there, to another.)
+#[test]
+fn delivery_rules() {
+    for (account, sessions, bare, matching, other) in [
+        (false, &[][..], "EEES", "    ", "EEES"),
+        (true, &[], "OOES", "    ", "EOES"),
+        (true, &[-1], "OOES", "DDDD", "EOES"),
+        (true, &[0], "DDED", "DDDD", "EDES"),
+        (true, &[1, 5], "MMEA", "DDDD", "EMES"),
+    ] {
+        for (to, outcomes) in [("romeo@x", bare), ("romeo@x/0", matching), ("romeo@x/gone", other)] {
+            for (type_, outcome) in ["normal", "chat", "groupchat", "headline"].into_iter().zip(outcomes.chars()) {
+                let mut world = World::new(pipeline());
+                world.run("juliet/balcony comes");
+                if account {
+                    world.create(&jid("romeo"));
+                }
+                for (n, _) in sessions.iter().enumerate() {
+                    world.run(&format!("romeo/{n} binds"));
+                }
+                for (n, p) in sessions.iter().enumerate() {
+                    world.says(&format!("romeo/{n}"), &format!("<presence><priority>{p}</priority></presence>"));
+                }
+                (0..sessions.len()).for_each(|n| drop(world.heard(&format!("romeo/{n}"))));
+                world.says("juliet/balcony", &format!("<message to='{to}' type='{type_}'><body>hi</body></message>"));
+                let errors = world.heard("juliet/balcony").len();
+                let delivered: Vec<usize> = (0..sessions.len()).filter(|n| !world.heard(&format!("romeo/{n}")).is_empty()).collect();
+                let kept = world.account(&jid("romeo")).state.log.offline_len();
+                let got = match (errors, kept, delivered.as_slice(), sessions.len()) {
+                    (1, 0, [], _) => 'E',
+                    (0, 1, [], _) => 'O',
+                    (0, 0, [], _) => 'S',
+                    (0, 0, [0], _) => 'D',
+                    (0, 0, [1], 2) => 'M',
+                    (0, 0, all, n) if all.len() == n => 'A',
+                    other => panic!("{other:?}"),
+                };
+                assert!(outcome == ' ' || got == outcome, "{account} {sessions:?} {to} {type_}: {got}");
+            }
+        }
+    }
+}
+
+/// XEP-0077 §3.2 and RFC 6121 §8.5.1: an account that is removed is gone, with all that it had.
+#[test]
+fn removal() {
+    let mut world = World::new(pipeline());
+    world.run(
+        "
+        juliet meets romeo
+        romeo/orchard comes
+        juliet/balcony comes
+        romeo/orchard is quiet
+        romeo/orchard > <iq id='r' type='get'><query xmlns='jabber:iq:roster'/></iq>
+        romeo/orchard is quiet
+        romeo/orchard > <message to='juliet@x' type='chat'><body>hi</body></message>
+        juliet/balcony is quiet
+        romeo/orchard is quiet
+        ",
+    );
+    let remove = EdgeMsg::Remove { req: ReqId(9) };
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, ConnId::default(), remove, fx));
+    let heard: Vec<String> = world.heard("romeo/orchard").iter().map(|s| brief(&s.to_element().unwrap())).collect();
+    assert!(heard.contains(&"presence unavailable from juliet@x/balcony to romeo@x".to_owned()), "{heard:?}");
+    assert!(heard.contains(&"presence unsubscribed from juliet@x to romeo@x".to_owned()), "{heard:?}");
+    assert_eq!(world.ended("juliet/balcony").as_deref(), Some("NotAuthorized"));
+    world.run("wait 10");
+    // What is left says which numbers are used up and which forwards were taken: neither may come again.
+    for (partition, cells) in world.cells.iter().filter(|(p, _)| p.key.starts_with(b"juliet@x")) {
+        assert!(partition.collection != Collection::Log || cells.is_empty(), "{cells:?}");
+        for key in cells.keys() {
+            let gone = key[..] == *b"a" || key.contains(&b'/') || key.starts_with(b"r");
+            assert!(!gone, "{key:?}");
+        }
+    }
+    world.run(&format!(
+        "
+        romeo/orchard > <message to='juliet@x' type='chat' id='1'><body>hi</body></message>
+        romeo/orchard < <message from='juliet@x' to='romeo@x/orchard' type='error' id='1'><body>hi</body>{}</message>
+        juliet reloads
+        juliet/balcony comes
+        juliet/balcony > <iq id='1' type='set'><query xmlns='urn:xmpp:mam:2'/></iq>
+        juliet/balcony < <iq id='1' type='result' to='juliet@x/balcony'><fin xmlns='urn:xmpp:mam:2' complete='true'>
+            <set xmlns='http://jabber.org/protocol/rsm'><count>0</count></set></fin></iq>
+        ",
+        error("cancel", "service-unavailable"),
+    ));
+}
+
+/// A stanza that has brought down two owners is not tried a third time.
+#[test]
+fn poison() {
+    let mut world = World::new(pipeline());
+    world.run("juliet/balcony comes\nromeo/orchard comes");
+    let s = &world.account(&jid("juliet")).state.sessions[0];
+    let (session, attach, conn, n) = (s.id, s.attach, s.conn().unwrap(), s.taken + 1);
+    let stanza = Stanza::message(jid("romeo"), MessageType::Chat).with_from(s.jid.clone()).with_id("1").with_body("hi");
+    let submit = EdgeMsg::Submit { session, attach, n, attempt: 3, stanza: Arc::new(stanza) };
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, submit, fx));
+    assert_eq!(world.accepted("juliet/balcony").0, n);
+    world.run(&format!(
+        "juliet/balcony < <message from='romeo@x' to='juliet@x/balcony' type='error' id='1'><body>hi</body>{}</message>",
+        error("cancel", "internal-server-error"),
+    ));
 }
