@@ -394,7 +394,9 @@ impl Account {
     /// Rows that were owed to a detached session after its row was written.
     fn append_rows(&self, s: &mut Session) {
         let after = s.pos.row;
-        let rows: Vec<_> = self.state.log.owed_to(s.id).filter(|o| o.pos.row > after).map(|o| (o.pos, o.stanza.clone())).collect();
+        let here: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+        let new = |o: &&crate::log::Open| o.pos.row > after && !here.contains(&o.pos.row);
+        let rows: Vec<_> = self.state.log.owed_to(s.id).filter(new).map(|o| (o.pos, o.stanza.clone())).collect();
         for (pos, stanza) in rows {
             s.output(Some(pos), stanza);
         }

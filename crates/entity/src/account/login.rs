@@ -8,7 +8,7 @@ use crate::session::{Link, Session, TailRow};
 use crate::state::cell;
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
-use frame::{AccountError, Bound, CredentialsAnswer, EndReason, Pos, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
+use frame::{AccountError, Bound, CredentialsAnswer, EndReason, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
 use stanza::{Condition, Kind, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;

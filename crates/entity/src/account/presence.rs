@@ -3,6 +3,7 @@
 use super::Account;
 use crate::effect::{Effect, Effects};
 use crate::module::{Ctx, Flow, Point};
+use crate::session::Link;
 use crate::subscription::{Disclosure, Kind};
 use bytes::{Bytes, BytesMut};
 use frame::{PeerMsg, SharedStanza};
