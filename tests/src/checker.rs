@@ -182,6 +182,8 @@ struct Checker<'a> {
     catchup: HashSet<(&'a str, &'a str)>,
     /// Clients whose session was bound or resumed since the last crash.
     resumable: HashSet<&'a str>,
+    /// Whether a kill is under way: what a client tells now may have been before it.
+    dying: bool,
 }
 
 /// Judges a history.
@@ -202,11 +204,11 @@ impl<'a> Checker<'a> {
         match event {
             Event::Bound { client, .. } => {
                 self.verdict.bound += 1;
-                self.resumable.insert(client);
+                self.live(client);
             }
             Event::Resumed { client, .. } => {
                 self.verdict.resumed += 1;
-                self.resumable.insert(client);
+                self.live(client);
             }
             Event::ResumeFailed { client, session, h, left } => {
                 self.verdict.resume_failed += 1;
@@ -251,10 +253,18 @@ impl<'a> Checker<'a> {
             Event::Fault { kind, .. } => {
                 self.verdict.faults += 1;
                 if kind == "kill" {
+                    self.dying = true;
                     self.resumable.clear();
                 }
             }
-            Event::Up { .. } | Event::Drain {} => {}
+            Event::Up { .. } => self.dying = false,
+            Event::Drain {} => {}
+        }
+    }
+
+    fn live(&mut self, client: &'a str) {
+        if !self.dying {
+            self.resumable.insert(client);
         }
     }
 

@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod sasl;
 pub mod server;
 pub mod sm;
+pub mod terminal;
 pub mod tls;
 pub mod xml;
 

@@ -243,7 +243,10 @@ fn a_refusal_without_a_crash() {
     broken(&with(vec![fault("kill"), refusal.clone()]), &[]);
     // A crash before a planned restart still excuses; a resumption between them ends the excuse.
     broken(&with(vec![fault("kill"), fault("term"), refusal.clone()]), &[]);
-    broken(&with(vec![fault("kill"), resumed, fault("term"), refusal]), &[(Rule::ResumeRefused, 1)]);
+    let up = Event::Up { n: 1 };
+    broken(&with(vec![fault("kill"), up.clone(), resumed.clone(), fault("term"), refusal.clone()]), &[(Rule::ResumeRefused, 1)]);
+    // Told while the server was being killed: it may have been before.
+    broken(&with(vec![fault("kill"), resumed, up, refusal]), &[]);
 }
 
 #[test]
