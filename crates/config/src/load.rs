@@ -150,6 +150,11 @@ impl Loading {
         if limits.resume_timeout > limits.resume_timeout_max {
             self.inner.warnings.push("limits.resume_timeout is longer than limits.resume_timeout_max, which holds".into());
         }
+        if !self.inner.settings.tls.required {
+            self.inner
+                .warnings
+                .push("tls.required = false: clients may log in and talk without TLS; everybody on the way can read it".into());
+        }
         let exposed = self.inner.settings.listen.admin.0.iter().filter(|a| !a.ip().to_canonical().is_loopback());
         let warnings: Vec<_> = exposed
             .map(|a| format!("listen.admin = \"{a}\" is open to other machines and speaks plain HTTP: put a TLS proxy in front of it"))

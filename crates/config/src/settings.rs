@@ -175,6 +175,9 @@ settings! {
         certificates: Vec<CertificateFiles> = Vec::new(), Live;
         /// Lowest version of TLS that clients may use.
         min_version: TlsVersion = TlsVersion::V12, Restart;
+        /// Whether a client must start TLS before it logs in (RFC 7590 §3.1). Switch it off only where nobody can listen:
+        /// what clients say is then readable on the way, and SCRAM alone protects the password.
+        required: bool = true, Restart;
     }
 
     /// Login (RFC 6120 §6).
