@@ -23,7 +23,8 @@ pub enum Rule {
     TwiceInSession,
     /// In an archive, the messages of one sender to one recipient stand in the order of sending.
     ArchiveOrder,
-    /// In a session, the messages of one sender come in the order of sending.
+    /// In a session, the messages of one sender to one address come in the order of sending. To one address: before a session
+    /// is available, what is for its full JID comes at once (RFC 6121 §8.5.3.1), what is for the bare JID waits (§8.5.2.2).
     SessionOrder,
     /// Nothing comes or is archived that was not sent so: sender, recipient and text.
     Altered,
@@ -159,6 +160,7 @@ impl Verdict {
 struct Message<'a> {
     from: &'a str,
     to: &'a str,
+    address: &'a str,
     body: &'a str,
     /// Its place among all that its sender said.
     order: usize,
@@ -220,7 +222,11 @@ impl<'a> Checker<'a> {
                     self.breach(Rule::FailedWithoutH, format!("{client} session {session}: {left} unacknowledged"));
                 }
             }
-            Event::Sent { client, session, to, id, body } => self.sent(client, *session, to, id, body),
+            Event::Sent { client, session, to, address, id, body } => {
+                let order = self.messages.len();
+                let message = Message { from: client, to, address, body, order, acked: false, sessions: Vec::new() };
+                self.sent(id, message, *session);
+            }
             Event::Acked { client, id, by } => self.acked(client, id, *by),
             Event::Received { client, session, via, from, id, body, stanza_id } => {
                 self.unaltered(&format!("{client} received"), from, client, id, body);
@@ -268,10 +274,9 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn sent(&mut self, client: &'a str, session: u32, to: &'a str, id: &'a str, body: &'a str) {
-        let order = self.messages.len();
-        let message =
-            self.messages.entry(id).or_insert(Message { from: client, to, body, order, acked: false, sessions: Vec::new() });
+    fn sent(&mut self, id: &'a str, message: Message<'a>, session: u32) {
+        let client = message.from;
+        let message = self.messages.entry(id).or_insert(message);
         let (acked, again) = (message.acked, !message.sessions.is_empty());
         message.sessions.push(session);
         if again {
@@ -320,20 +325,20 @@ impl<'a> Checker<'a> {
     fn judge_archives(&mut self) {
         for (owner, rows) in std::mem::take(&mut self.archives) {
             let ids: Vec<&str> = rows.iter().map(|(_, id)| *id).collect();
-            self.judge_sequence(&ids, &format!("{owner}'s archive"), Rule::TwiceInArchive, Rule::ArchiveOrder);
+            self.judge_sequence(&ids, &format!("{owner}'s archive"), Rule::TwiceInArchive, Rule::ArchiveOrder, |m| m.to);
             self.archives.insert(owner, rows);
         }
     }
 
     fn judge_streams(&mut self) {
         for ((client, session), ids) in std::mem::take(&mut self.streams) {
-            self.judge_sequence(&ids, &format!("{client} session {session}"), Rule::TwiceInSession, Rule::SessionOrder);
+            self.judge_sequence(&ids, &format!("{client} session {session}"), Rule::TwiceInSession, Rule::SessionOrder, |m| m.address);
             self.streams.insert((client, session), ids);
         }
     }
 
-    /// No id twice, and those of one sender to one recipient in the order of sending.
-    fn judge_sequence(&mut self, ids: &[&'a str], place: &str, twice: Rule, order: Rule) {
+    /// No id twice, and those of one sender to one target in the order of sending.
+    fn judge_sequence(&mut self, ids: &[&'a str], place: &str, twice: Rule, order: Rule, target: fn(&Message<'a>) -> &'a str) {
         let mut seen = HashSet::new();
         let mut last: HashMap<(&str, &str), usize> = HashMap::new();
         for id in ids {
@@ -342,7 +347,7 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let Some(m) = self.messages.get(id) else { continue };
-            let before = last.entry((m.from, m.to)).or_insert(m.order);
+            let before = last.entry((m.from, target(m))).or_insert(m.order);
             if *before > m.order {
                 self.verdict.breaches.push((order, format!("{place}: {id} came too late")));
             } else {

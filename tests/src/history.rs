@@ -70,6 +70,8 @@ pub enum Event {
         session: u32,
         /// To which bare JID.
         to: String,
+        /// To which address: that bare JID, or a full JID of it.
+        address: String,
         /// The message's id, unique in the run.
         id: String,
         /// What it says.

@@ -19,6 +19,7 @@ async fn connect(home: &Path, address: SocketAddr) -> Result<Terminal> {
     let juliet = start(home)?;
     juliet.shows("[offline]").await?;
     juliet.ask("/carbons on", "Message carbons preference enabled.").await?;
+    juliet.ask("/reconnect 1", "Reconnect interval set to 1").await?;
     // «trust» takes the certificate of the run's authority without asking.
     let (host, port) = (address.ip(), address.port());
     juliet.ask(&format!("/connect juliet@localhost/balcony server {host} port {port} tls trust"), "Enter password:").await?;
@@ -114,14 +115,15 @@ async fn a_conversation() -> Result<()> {
         romeo.chat("juliet@localhost", &format!("in the tunnel {n}")).await?;
     }
     romeo.ping().await?;
-    juliet.enter("/reconnect now")?;
-    juliet.enter("/msg romeo@localhost")?;
+    // It connects again by itself.
+    juliet.enter("/win 2")?;
     for n in 0..3 {
         juliet.shows(&format!("in the tunnel {n}")).await?;
     }
     ensure!(log(home.path())?.contains("<resumed "), "it was not resumed");
     romeo.ping().await?;
-    ensure!(romeo.take(|e| e.attr("type") == Some("unavailable")).is_none(), "she was seen leaving");
+    let left = |e: &Element| e.attr("type") == Some("unavailable") && e.attr("from") == Some("juliet@localhost/balcony");
+    ensure!(romeo.take(left).is_none(), "she was seen leaving");
 
     // Offline.
     juliet.quit("/quit").await?;

@@ -224,3 +224,24 @@ async fn an_unknown_session_is_not_resumed() -> Result<()> {
     assert_eq!(juliet.jid, "juliet@localhost/balcony");
     juliet.ping().await
 }
+
+#[tokio::test]
+async fn capabilities_in_the_stream_features() -> Result<()> {
+    const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+    let server = Server::start(Config::default()).await?;
+    let mut juliet = server.new_client("juliet", "balcony").await?;
+    let caps = juliet.features().get("c", "http://jabber.org/protocol/caps").context("no capabilities (XEP-0115 §6.3)")?;
+    ensure!(caps.attr("hash") == Some("sha-1"), "{caps:?}");
+    let [node, ver] = ["node", "ver"].map(|name| caps.attr(name).unwrap_or_default().to_owned());
+    // §6.2: what the version stands for can be asked for by it, and is what the server says of itself.
+    let named = Element::new("query", DISCO_INFO).with("node", format!("{node}#{ver}"));
+    let named = juliet.iq_ok("get", Some("localhost"), named).await?;
+    let own = juliet.iq_ok("get", Some("localhost"), Element::new("query", DISCO_INFO)).await?;
+    let features = |result: &Element| -> Vec<String> {
+        let query = result.get("query", DISCO_INFO);
+        query.into_iter().flat_map(Element::children).filter_map(|c| c.attr("var")).map(str::to_owned).collect()
+    };
+    assert_eq!(features(&named), features(&own));
+    ensure!(features(&own).iter().any(|f| f == "http://jabber.org/protocol/caps"), "§7: {own:?}");
+    Ok(())
+}

@@ -10,7 +10,7 @@ fn s(text: &str) -> String {
 }
 
 fn sent_in(session: u32, id: &str) -> Event {
-    Event::Sent { client: s(J), session, to: s(R), id: s(id), body: format!("b{id}") }
+    Event::Sent { client: s(J), session, to: s(R), address: s(R), id: s(id), body: format!("b{id}") }
 }
 
 fn sent(id: &str) -> Event {
@@ -165,6 +165,23 @@ fn a_session_out_of_order() {
     let at = events.iter().position(|e| *e == live("2")).unwrap();
     events.insert(at + 1, live("1"));
     broken(&events, &[(Rule::SessionOrder, 1)]);
+}
+
+#[test]
+fn order_in_a_session_is_to_one_address() {
+    // 2 went to the full JID and overtakes 1, which waited for presence; the archive has them in order.
+    let mut events: Vec<Event> = without(|e| *e == live("1"))
+        .into_iter()
+        .map(|e| match e {
+            Event::Sent { client, session, to, id, body, .. } if id == "2" => {
+                Event::Sent { client, session, to, address: s("romeo@x/orchard"), id, body }
+            }
+            e => e,
+        })
+        .collect();
+    let at = events.iter().position(|e| *e == live("2")).unwrap();
+    events.insert(at + 1, live("1"));
+    broken(&events, &[]);
 }
 
 #[test]

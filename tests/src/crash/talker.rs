@@ -14,7 +14,7 @@ use crate::history::{AckBy, Event, Via};
 use crate::ns;
 use crate::server::{PASSWORD, Server};
 use crate::sm::{Fault, Sent};
-use crate::xml::{Element, Item, StreamParser};
+use crate::xml::{Element, parse};
 
 /// No more than so many messages wait for acknowledgement; a person would have stopped typing.
 const WAITING_MAX: usize = 40;
@@ -126,7 +126,7 @@ impl Talker {
         // RFC 6121 §8.5.3.2.1: a chat message to a resource that is gone is treated as one to the bare JID.
         let to = if self.rng.random_ratio(1, 5) { format!("{}/crash", self.peer) } else { self.peer.clone() };
         let stanza = chat(&to, &id, &body);
-        self.sent(&id, &body);
+        self.sent(&id, &to, &body);
         self.client.push(&stanza)?;
         if self.rng.random_ratio(1, 3) {
             self.client.request_ack()?;
@@ -134,10 +134,10 @@ impl Talker {
         Ok(())
     }
 
-    fn sent(&self, id: &str, body: &str) {
-        let (client, to) = (self.name.clone(), self.peer.clone());
+    fn sent(&self, id: &str, address: &str, body: &str) {
+        let (client, to, address) = (self.name.clone(), self.peer.clone(), address.to_owned());
         self.shared.board(|b| b.sent.entry(to.clone()).or_default().insert(id.to_owned()));
-        self.add(Event::Sent { client, session: self.session, to, id: id.to_owned(), body: body.to_owned() });
+        self.add(Event::Sent { client, session: self.session, to, address, id: id.to_owned(), body: body.to_owned() });
     }
 
     fn acked(&self, acked: &[Sent], by: AckBy) {
@@ -267,8 +267,9 @@ impl Talker {
             if !sent.xml.starts_with("<message") {
                 continue;
             }
-            let body = body_of(&sent.xml);
-            self.sent(&sent.id, &body);
+            // What this client wrote it can read; if not, the checker finds the text altered.
+            let message = parse(&sent.xml.replacen(' ', &format!(" xmlns='{}' ", ns::CLIENT), 1)).unwrap_or_default();
+            self.sent(&sent.id, message.attr("to").unwrap_or_default(), &message.child_text("body").unwrap_or_default());
             self.client.push_again(&sent)?;
         }
         self.client.request_ack()
@@ -301,16 +302,4 @@ impl Talker {
 
 fn bare(jid: Option<&str>) -> String {
     jid.unwrap_or_default().split('/').next().unwrap_or_default().to_owned()
-}
-
-/// The body of a stanza that this client wrote.
-fn body_of(xml: &str) -> String {
-    let mut parser = StreamParser::default();
-    let wrapped = format!("<s xmlns='{}'>{xml}", ns::CLIENT);
-    // What this client wrote it can read; if not, the checker will find the text altered.
-    let _ = parser.feed(wrapped.as_bytes());
-    match (parser.next_item(), parser.next_item()) {
-        (_, Some(Item::Element(e))) => e.child_text("body").unwrap_or_default(),
-        _ => String::new(),
-    }
 }
