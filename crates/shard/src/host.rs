@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::{Completion, PlaneId, Store};
-use types::{ConnId, Epoch, ShardId, Ticket};
+use types::{ConnId, Epoch, Instant, ShardId, Ticket};
 
 /// Batches of frames that wait for one host; beyond that links keep them, and then refuse.
 pub const HOST_BATCHES_MAX: usize = 256;
 /// Frames that a full link has not taken yet. Beyond that the link is broken: sessions re-attach, forwards start again.
 pub const STUCK_FRAMES_MAX: usize = 65_536;
-/// How often timers, and links that were full, are looked at.
-const TICK: Duration = Duration::from_millis(20);
+/// When a link that was full is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 /// What a host takes.
 pub enum HostMessage {
@@ -78,6 +78,8 @@ struct HostActor {
     durable: Ticket,
     /// Frames that a full link refused, in order; nothing overtakes them.
     stuck: VecDeque<Out>,
+    /// The earliest timer that is set.
+    armed: Instant,
 }
 
 /// How to start the hosts of a node.
@@ -120,6 +122,7 @@ pub fn start(
             clock: Clock,
             durable: Ticket::NONE,
             stuck: VecDeque::new(),
+            armed: Instant::NEVER,
         });
         let _ = ears.host.set(host.clone());
         let inbox = host.clone();
@@ -141,11 +144,7 @@ pub fn start(
 impl Actor for HostActor {
     type Message = HostMessage;
 
-    fn started(&mut self, context: &mut Context<'_, Self>) {
-        tick(context);
-    }
-
-    fn handle(&mut self, _: &mut Context<'_, Self>, message: HostMessage) {
+    fn handle(&mut self, context: &mut Context<'_, Self>, message: HostMessage) {
         let now = self.clock.now();
         match message {
             HostMessage::Frames(frames) => {
@@ -167,19 +166,35 @@ impl Actor for HostActor {
         }
         self.listen();
         self.send();
+        self.arm(context);
     }
 }
 
-fn tick(context: &mut Context<'_, HostActor>) {
-    context.after(TICK, |host, context| {
-        let now = host.clock.now();
-        host.listen();
-        if host.core.next_wake() <= now.mono {
-            host.core.handle_timer(now);
+impl HostActor {
+    /// Set a timer for what is due next, unless an earlier one is set.
+    fn arm(&mut self, context: &mut Context<'_, Self>) {
+        let now = self.clock.now();
+        let mut next = self.core.next_wake();
+        if !self.stuck.is_empty() {
+            next = next.min(now.mono + RETRY_AFTER);
         }
-        host.send();
-        tick(context);
-    });
+        if next >= self.armed {
+            return;
+        }
+        self.armed = next;
+        // A millisecond more: timers are coarse, and one that fires early would only be set again.
+        let delay = next.since(now.mono) + Duration::from_millis(1);
+        context.after(delay, |host, context| {
+            host.armed = Instant::NEVER;
+            let now = host.clock.now();
+            host.listen();
+            if host.core.next_wake() <= now.mono {
+                host.core.handle_timer(now);
+            }
+            host.send();
+            host.arm(context);
+        });
+    }
 }
 
 impl HostActor {

@@ -8,7 +8,7 @@ mod tests;
 use entity::{Pipeline, Settings};
 use frame::{ToEdge, ToShard};
 use shard::Shard;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use store::{Completion, Order, PlaneId, Store};
 use types::{BareJid, ConnId, Epoch, Instant, Now, ShardId, Ticket};
@@ -54,6 +54,11 @@ pub struct Host {
     /// Batches under way on a store without order: whose they are.
     commits: BTreeMap<Ticket, ShardId>,
     durable: Ticket,
+    /// Shards with something that waits for the store, and when each wants to be woken: kept here so that neither a
+    /// commit nor a timer looks at all of them.
+    waiting: BTreeSet<ShardId>,
+    wakes: BTreeSet<(Instant, ShardId)>,
+    wake_of: BTreeMap<ShardId, Instant>,
     out: Vec<Out>,
 }
 
@@ -61,7 +66,17 @@ impl Host {
     /// A host without shards.
     pub fn new(shared: Shared) -> Host {
         let order = shared.store.order();
-        Host { shared, order, shards: BTreeMap::new(), commits: BTreeMap::new(), durable: Ticket::NONE, out: Vec::new() }
+        Host {
+            shared,
+            order,
+            shards: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            durable: Ticket::NONE,
+            waiting: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            wake_of: BTreeMap::new(),
+            out: Vec::new(),
+        }
     }
 
     /// Own a shard under this epoch, which is raised in the store: wake every entity that owes something.
@@ -73,6 +88,10 @@ impl Host {
     /// Another node owns the shard now: stop at once, say nothing more.
     pub fn drop_shard(&mut self, shard: ShardId) {
         self.shards.remove(&shard);
+        self.waiting.remove(&shard);
+        if let Some(at) = self.wake_of.remove(&shard) {
+            self.wakes.remove(&(at, shard));
+        }
     }
 
     /// New settings and modules.
@@ -91,7 +110,7 @@ impl Host {
         match completion {
             Completion::Durable(ticket) => {
                 self.durable = self.durable.max(ticket);
-                let waiting: Vec<ShardId> = self.shards.values().filter(|s| s.is_waiting()).map(|s| s.id).collect();
+                let waiting: Vec<ShardId> = self.waiting.iter().copied().collect();
                 for id in waiting {
                     self.with(id, |s, cx| s.handle_durable(now, cx));
                 }
@@ -111,7 +130,7 @@ impl Host {
 
     /// Time has passed.
     pub fn handle_timer(&mut self, now: Now) {
-        let due: Vec<ShardId> = self.shards.values().filter(|s| s.next_wake() <= now.mono).map(|s| s.id).collect();
+        let due: Vec<ShardId> = self.wakes.iter().take_while(|(at, _)| *at <= now.mono).map(|(_, id)| *id).collect();
         for id in due {
             self.with(id, |s, cx| s.handle_timer(now, cx));
         }
@@ -129,7 +148,7 @@ impl Host {
 
     /// When [`Host::handle_timer`] wants to be called.
     pub fn next_wake(&self) -> Instant {
-        self.shards.values().map(Shard::next_wake).min().unwrap_or(Instant::NEVER)
+        self.wakes.first().map_or(Instant::NEVER, |(at, _)| *at)
     }
 
     /// Frames to send, in order.
@@ -158,6 +177,21 @@ impl Host {
         let Host { shared, shards, commits, durable, out, .. } = self;
         let Some(shard) = shards.get_mut(&id) else { return };
         run(shard, &mut Cx { shared, commits, durable: *durable, out });
+        let (next, waits) = (shard.next_wake(), shard.is_waiting());
+        if waits {
+            self.waiting.insert(id);
+        } else {
+            self.waiting.remove(&id);
+        }
+        let before = self.wake_of.insert(id, next);
+        if before != Some(next) {
+            if let Some(before) = before {
+                self.wakes.remove(&(before, id));
+            }
+            if next != Instant::NEVER {
+                self.wakes.insert((next, id));
+            }
+        }
     }
 }
 
