@@ -286,13 +286,7 @@ impl Account {
         fx: &mut Effects,
     ) {
         let known: BTreeSet<SessionId> = sessions.iter().map(|s| s.id).collect();
-        for row in sessions {
-            let tail = tails.remove(&row.id).unwrap_or_default();
-            let session = self.session_of(ctx, row, tail);
-            self.add_session(session);
-        }
-        self.state.sessions.sort_by_key(|s| s.bound_at);
-        // Owed to sessions that have ended: owed to whoever comes next.
+        // Owed to sessions that have ended: owed to whoever comes next. Before the others claim what they were given of it.
         let gone: Vec<(u64, SessionId)> = self
             .state
             .log
@@ -303,6 +297,12 @@ impl Account {
         for (row, session) in gone {
             self.state.log.reroute(row, session);
         }
+        for row in sessions {
+            let tail = tails.remove(&row.id).unwrap_or_default();
+            let session = self.session_of(ctx, row, tail);
+            self.add_session(session);
+        }
+        self.state.sessions.sort_by_key(|s| s.bound_at);
         self.outbox_of(owed);
         if !self.state.sessions.is_empty() || !self.outbox().is_empty() {
             self.still_live(fx);
@@ -359,9 +359,15 @@ impl Account {
             s.m = d.m;
             s.m_acked = d.m_acked;
             s.pos = d.pos;
+            s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
+            // No client has seen what came behind the row: it is numbered anew, without the gaps that rows left.
             let behind = cells.into_iter().filter(|t| t.m > d.m);
-            s.tail = d.tail.into_iter().chain(behind).map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
-            s.m = s.tail.back().map_or(d.m, |o| o.m.max(d.m));
+            let mut m = d.m;
+            s.tail.extend(behind.map(|t| {
+                m += 1;
+                Output { m, pos: t.pos, stanza: t.stanza }
+            }));
+            s.m = m;
             let rows: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
             for row in s.given.iter().map(|(row, _)| *row).chain(rows.iter().copied()) {
                 self.claim(row, s.id);

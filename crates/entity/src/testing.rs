@@ -118,6 +118,13 @@ impl World {
             return self.client(who).heard.clear();
         }
         self.all_heard(step);
+        self.act(step);
+    }
+
+    /// A step of a script, whatever sessions have heard that nobody spoke of.
+    pub fn act(&mut self, step: &str) {
+        let (who, what) = step.split_once(char::is_whitespace).unwrap_or_else(|| panic!("no verb: {step}"));
+        let what = what.trim();
         if let Some(text) = what.strip_prefix("> ") {
             return self.says(who, text.trim());
         }

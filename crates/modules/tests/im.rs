@@ -509,3 +509,19 @@ fn poison() {
         error("cancel", "internal-server-error"),
     ));
 }
+
+/// §8.5.3.1: a resource that takes nothing of what waits still gets what is sent to it.
+#[test]
+fn full_jid_does_not_wait() {
+    run("
+        juliet/balcony comes
+        romeo/tomb binds
+        romeo/tomb > <presence><priority>-1</priority></presence>
+        romeo/tomb is quiet
+        romeo/tomb enables
+        juliet/balcony > <message to='romeo@x' type='chat'><body>waits</body></message>
+        juliet/balcony > <message to='romeo@x/tomb' type='chat'><body>does not</body></message>
+        romeo/tomb < <message from='juliet@x/balcony' to='romeo@x/tomb' type='chat'><body>does not</body>
+            <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='000000000002'/></message>
+    ");
+}

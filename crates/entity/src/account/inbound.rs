@@ -141,7 +141,7 @@ impl Account {
             }
             let acked = work.targets.iter().filter(|id| self.is_owed(**id, work.archive));
             owed.extend(acked.copied());
-            if backlog && !work.targets.is_empty() && !owed.is_empty() {
+            if backlog && !work.targets.is_empty() && work.targets.iter().all(|id| self.state.session(*id).is_some_and(takes_offline)) {
                 // Older messages are still on their way to whoever takes them: this one goes behind them.
                 owed = Owed::from_slice(&[OFFLINE]);
             }
