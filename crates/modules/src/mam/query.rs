@@ -3,7 +3,7 @@
 use crate::rsm;
 use entity::row::parse_archive_id;
 use stanza::{Condition, StanzaError};
-use types::limit::ARCHIVE_PAGE_MAX;
+use types::limit::{ARCHIVE_PAGE_MAX, STANZA_ID_BYTES_MAX};
 use types::{Jid, Timestamp, ns};
 use xml::Element;
 
@@ -44,6 +44,10 @@ impl Query {
     pub fn parse(payload: &Element) -> Result<Query, StanzaError> {
         if payload.attr("node").is_some() {
             return Err(Condition::ItemNotFound.into());
+        }
+        if payload.attr("queryid").is_some_and(|id| id.len() > STANZA_ID_BYTES_MAX) {
+            // It is written into each result.
+            return Err(Condition::BadRequest.into());
         }
         let page = rsm::Request::parse(payload)?;
         let mut query = Query {

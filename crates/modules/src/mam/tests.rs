@@ -236,7 +236,7 @@ fn with_oneself() {
 }
 
 #[test]
-fn form_and_node() {
+fn form_node_and_queryid() {
     let one = |type_, var| format!("<field type='{type_}' var='{var}'/>");
     check(&format!(
         "
@@ -246,6 +246,9 @@ fn form_and_node() {
             <x xmlns='jabber:x:data' type='form'>{FORM}{}{}{}{}{}<field type='list-multi' var='ids'>
             <validate xmlns='http://jabber.org/protocol/xdata-validate' datatype='xs:string'><open/></validate></field>
             </x></query></iq>
+        juliet/balcony > <iq id='3' type='set'><query xmlns='urn:xmpp:mam:2' queryid='{}'/></iq>
+        juliet/balcony < <iq id='3' type='error' to='juliet@x/balcony'>
+            <error type='modify'><bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>
         juliet/balcony > <iq id='2' type='set'><query xmlns='urn:xmpp:mam:2' node='n'/></iq>
         juliet/balcony < <iq id='2' type='error' to='juliet@x/balcony'>
             <error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>
@@ -255,6 +258,7 @@ fn form_and_node() {
         one("text-single", "end"),
         one("text-single", "before-id"),
         one("text-single", "after-id"),
+        "q".repeat(types::limit::STANZA_ID_BYTES_MAX + 1),
     ));
 }
 
