@@ -379,6 +379,7 @@ impl Account {
                 self.state.log.settle(row, s.id);
             }
             s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
+            s.ask_again();
             self.append_rows(&mut s);
         } else {
             s.taken = self.state.log.number(s.id);

@@ -16,6 +16,10 @@ pub const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Stanzas that XEP-0352 holds back for one inactive client; then all are sent.
 pub const HELD_MAX: usize = 256;
 
+/// Requests of others that one session is asked at a time and that are answered for it when it ends; the oldest is
+/// forgotten.
+pub const ASKED_MAX: usize = 256;
+
 /// Where a session's stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -66,6 +70,8 @@ pub struct Session {
     pub tail_bytes: usize,
     /// The last log position among all outputs.
     pub pos: Pos,
+    /// IQ requests of others that its client has not answered: (from, id).
+    pub asked: VecDeque<(Jid, CompactString)>,
     /// Rows that waited for whoever comes next and were given to this session, with the number that they got: until the
     /// checkpoint knows it, only the session row says so.
     pub given: Vec<(u64, u64)>,
@@ -97,6 +103,7 @@ impl Session {
             tail: VecDeque::new(),
             tail_bytes: 0,
             pos: Pos::default(),
+            asked: VecDeque::new(),
             given: Vec::new(),
             cells: Vec::new(),
             held: BTreeMap::new(),
@@ -132,6 +139,24 @@ impl Session {
     /// It can be resumed.
     pub fn resumable(&self) -> Option<&Sm> {
         self.soft.sm.as_ref().filter(|sm| sm.previd.is_some())
+    }
+
+    /// A request goes to the client: if the session ends before the answer, whoever asked hears so (XEP-0198 §5).
+    pub fn ask(&mut self, request: &SharedStanza) {
+        if let (Some(from), Some(id)) = (&request.from, &request.id) {
+            if self.asked.len() >= ASKED_MAX {
+                self.asked.pop_front();
+            }
+            self.asked.push_back((from.clone(), id.clone()));
+        }
+    }
+
+    /// At load, or from a copy: what the tail asks.
+    pub fn ask_again(&mut self) {
+        let requests: Vec<SharedStanza> = self.tail.iter().filter(|o| o.stanza.is_request()).map(|o| o.stanza.clone()).collect();
+        for request in requests {
+            self.ask(&request);
+        }
     }
 
     /// Number an output and keep it in the tail if somebody will acknowledge it.

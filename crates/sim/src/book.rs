@@ -24,6 +24,8 @@ pub struct Msg {
     pub received: u32,
     /// When it was first sent.
     pub at: u64,
+    /// When the server said that it has it.
+    pub acked_at: u64,
 }
 
 /// An IQ request of a client to another one.
@@ -50,6 +52,10 @@ pub struct Book {
     pub requests: BTreeMap<MsgId, Request>,
     /// The first thing that went wrong.
     pub failure: Option<String>,
+    /// When the store was low on space: a refusal may have been lost with the session.
+    pub low_space: Vec<(u64, u64)>,
+    /// When a core died, or was taken for dead, or lost a link: an IQ under way may have died with it.
+    pub lost: Vec<u64>,
     /// Deliveries, for the figures.
     pub deliveries: u64,
     /// Resumptions that worked.

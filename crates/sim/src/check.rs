@@ -103,20 +103,21 @@ impl World {
             archives.push((sent, got));
         }
         for (id, m) in &self.book.messages {
+            let refused = m.refused || self.book.low_space.iter().any(|(from, to)| m.at <= *to && m.acked_at >= *from);
             let sent = archives[m.from].0.get(id).copied().unwrap_or(0);
             let got = archives[m.to].1.get(id).copied().unwrap_or(0);
             let what = || format!("message {id:?} of u{} to u{} ({m:?})", m.from, m.to);
             if (sent > 1 || got > 1) && !m.uncovered {
                 return Err(format!("{}: {sent} rows at the sender, {got} at the recipient", what()));
             }
-            if m.durable && m.acked && !m.refused && (sent == 0 || got == 0) {
+            if m.durable && m.acked && !refused && (sent == 0 || got == 0) {
                 return Err(format!("{}: acknowledged, but {sent} rows at the sender, {got} at the recipient", what()));
             }
             if m.durable && m.received > 0 && got == 0 {
                 return Err(format!("{}: received, but not in the recipient's archive", what()));
             }
             let all_acknowledge = self.clients.iter().filter(|c| c.account == m.to).all(|c| c.sm && c.priority >= 0);
-            if m.durable && m.acked && !m.refused && m.received == 0 && all_acknowledge {
+            if m.durable && m.acked && !refused && m.received == 0 && all_acknowledge {
                 return Err(format!("{}: no client of the recipient ever received it", what()));
             }
         }
@@ -126,7 +127,9 @@ impl World {
     fn check_requests(&self) -> Result<(), String> {
         for (id, r) in &self.book.requests {
             let asker = &self.clients[id.0];
-            if r.answers == 0 && !r.void && asker.session == r.session && asker.sm {
+            // Neither end may have died in between: the edge that knew of it, or the core.
+            let lost = self.book.lost.iter().any(|at| *at >= r.at);
+            if r.answers == 0 && !r.void && !lost && asker.session == r.session && asker.sm {
                 return Err(format!("the request {id:?} ({r:?}) is never answered"));
             }
         }

@@ -97,7 +97,7 @@ pub struct Client {
     unacked: VecDeque<Sent>,
     next: u64,
     seen: BTreeSet<(bool, MsgId)>,
-    last_from: BTreeMap<usize, u64>,
+    last_from: BTreeMap<(usize, bool), u64>,
     open_requests: BTreeSet<MsgId>,
     wishes: Vec<Wish>,
 }
@@ -197,7 +197,7 @@ impl Client {
 
     /// A stanza: counted, and kept until it is acknowledged.
     fn stanza(&mut self, xml: String, message: Option<MsgId>) {
-        if self.sm {
+        if self.sm && matches!(self.phase, Phase::Online | Phase::Closing) {
             self.sent = self.sent.wrapping_add(1);
             self.unacked.push_back(Sent { xml: xml.clone(), message });
         }
@@ -363,6 +363,7 @@ impl Client {
             let Some(sent) = self.unacked.pop_front() else { break };
             if let Some(m) = sent.message.and_then(|id| book.messages.get_mut(&id)) {
                 m.acked = true;
+                m.acked_at = self.heard;
             }
         }
         self.acked = h;
@@ -439,6 +440,7 @@ impl Client {
             uncovered: false,
             received: 0,
             at: now,
+            acked_at: 0,
         };
         book.messages.insert(id, msg);
         let text = name(id);
@@ -507,7 +509,9 @@ impl Client {
         if is_carbon {
             return;
         }
-        let last = self.last_from.entry(id.0).or_default();
+        // A full address and a bare one may go different ways: a resource that takes no waiting messages takes its own.
+        let full = message.attr("to").is_some_and(|to| to.contains('/'));
+        let last = self.last_from.entry((id.0, full)).or_default();
         if self.alone && id.1 < *last && !uncovered && message.attr("type") != Some("headline") {
             book.fail(format!("client {} got {id:?} behind {last}", self.id));
         }

@@ -68,6 +68,7 @@ impl World {
             return;
         }
         self.say(|| "the node dies".into());
+        self.book.lost.push(self.now);
         if let Stores::Sim(store) = &self.store {
             store.crash();
         }
@@ -149,7 +150,9 @@ impl World {
                 if let Stores::Sim(store) = &self.store {
                     store.set_low_space(true);
                 }
-                self.at(10, 2_000, Event::Room);
+                let until = self.now + self.rng.random_range(10..2_000);
+                self.book.low_space.push((self.now, until));
+                self.at_exactly(until, Event::Room);
             }
             (Mode::Cluster, 2) => self.crash_edge(),
             (Mode::Cluster, 3) => self.crash_core(),
@@ -167,6 +170,7 @@ impl World {
 
     fn crash_edge(&mut self) {
         let Some(p) = self.some(|p| p.is_edge) else { return };
+        self.book.lost.push(self.now);
         self.say(|| format!("edge p{p} dies"));
         let slot = self.conns.keys().next_back().copied().unwrap_or(0);
         self.kill(p);
@@ -184,6 +188,7 @@ impl World {
 
     fn crash_core(&mut self) {
         let Some(p) = self.some(|p| p.is_core) else { return };
+        self.book.lost.push(self.now);
         self.say(|| format!("core p{p} dies"));
         if let (Stores::Hostile(store), Some(plane)) = (&self.store, self.parties[p].plane) {
             store.client_died(plane);
@@ -249,6 +254,7 @@ impl World {
         }
         let party = cores[self.rng.random_range(0..cores.len())];
         let owner = Owner { party, epoch: Epoch(old.epoch.0 + 1) };
+        self.book.lost.push(self.now);
         self.owners[usize::from(shard.0)] = owner;
         // Who has it stops before another may start.
         self.heard(old.party, shard, Some(owner));
@@ -316,6 +322,7 @@ impl World {
         if a == b {
             return;
         }
+        self.book.lost.push(self.now);
         self.say(|| format!("the link p{a} - p{b} breaks"));
         for pair in [(a, b), (b, a)] {
             let link = self.links.entry(pair).or_insert(crate::net::Link { generation: 0, last: 0, up: true });
@@ -363,6 +370,7 @@ impl World {
         let ms = self.rng.random_range(50..8_000);
         self.say(|| format!("p{p} stops for {ms} ms"));
         self.parties[p].stopped = true;
+        self.book.lost.push(self.now + ms);
         let life = self.parties[p].life;
         self.at(ms, ms, Event::Wake { party: p, life });
         if core {

@@ -184,7 +184,9 @@ impl Plan {
 
     /// Of entities.
     pub fn settings(&self) -> Settings {
-        Settings { resume_secs_max: self.resume_secs, bare_to_all: self.bare_to_all, ..Settings::default() }
+        let defaults = Settings::default();
+        let attaching = if self.mode == Mode::Embedded { Duration::ZERO } else { defaults.attaching };
+        Settings { resume_secs_max: self.resume_secs, bare_to_all: self.bare_to_all, attaching, ..defaults }
     }
 }
 

@@ -139,8 +139,10 @@ impl Account {
             if work.offline {
                 owed.push(OFFLINE);
             }
-            let acked = work.targets.iter().filter(|id| self.is_owed(**id, work.archive));
-            owed.extend(acked.copied());
+            // If one of several acknowledges it, all must: what one of them leaves is not given to one that had it.
+            if work.targets.iter().any(|id| self.is_owed(*id, work.archive)) {
+                owed.extend(work.targets.iter().copied());
+            }
             if backlog && !work.targets.is_empty() && work.targets.iter().all(|id| self.state.session(*id).is_some_and(takes_offline)) {
                 // Older messages are still on their way to whoever takes them: this one goes behind them.
                 owed = Owed::from_slice(&[OFFLINE]);

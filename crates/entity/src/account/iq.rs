@@ -39,6 +39,11 @@ impl Account {
             return Ok(());
         }
         let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
+        if !request
+            && let Some(s) = self.state.session_mut(id)
+        {
+            s.asked.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
+        }
         if self.state.is_own(&to) {
             return self.iq_to_resource(ctx, stanza, fx);
         }
@@ -69,6 +74,11 @@ impl Account {
         let session = resource.and_then(|r| self.state.resource(r)).map(|s| s.id);
         match session {
             Some(id) => {
+                if stanza.is_request()
+                    && let Some(s) = self.state.session_mut(id)
+                {
+                    s.ask(&stanza);
+                }
                 self.output(ctx, id, None, stanza, fx);
                 Ok(())
             }

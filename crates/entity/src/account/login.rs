@@ -8,8 +8,8 @@ use crate::session::{Link, Session, TailRow};
 use crate::state::cell;
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
-use frame::{AccountError, Bound, CredentialsAnswer, EndReason, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
-use stanza::{Condition, Kind, PresenceType, Stanza, StanzaError};
+use frame::{AccountError, Bound, CredentialsAnswer, EndReason, PeerMsg, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
+use stanza::{Condition, IqType, Kind, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::RESUME_TIMEOUT_MAX;
@@ -277,6 +277,7 @@ impl Account {
         s.pos = copy.pos;
         s.soft = copy.soft.clone();
         s.flushed = true;
+        s.ask_again();
         let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
         let waited: Vec<frame::Output> = waited.into_iter().map(|stanza| s.output(None, stanza)).collect();
         // Rows up to the last position that are not in the copy were acknowledged, but for those that were given out of
@@ -420,6 +421,7 @@ impl Account {
             self.unavailable(ctx, id, None, fx);
         }
         let s = self.state.sessions.remove(at);
+        self.answer_asked(ctx, &s, fx);
         for m in &s.cells {
             fx.delete(&self.state.partition, TailRow::key(id, *m));
         }
@@ -433,6 +435,22 @@ impl Account {
             fx.delete(&self.state.partition, super::number_key(id));
         }
         self.reroute(ctx, id, fx);
+    }
+
+    /// Requests that its client can no longer answer.
+    fn answer_asked(&mut self, ctx: &Ctx<'_>, s: &Session, fx: &mut Effects) {
+        for (from, id) in &s.asked {
+            let asked = Stanza::iq(IqType::Get, id).with_from(from.clone()).with_to(s.jid.clone());
+            let Some(reply) = StanzaError::new(Condition::ServiceUnavailable).reply_to(&asked) else { continue };
+            if self.state.is_own(from) {
+                let to = from.resource().and_then(|r| self.state.resource(r)).map(|s| s.id);
+                if let Some(to) = to {
+                    self.output(ctx, to, None, Arc::new(reply), fx);
+                }
+            } else {
+                fx.push(Effect::Peer(from.to_bare(), PeerMsg::Request { stanza: Arc::new(reply) }));
+            }
+        }
     }
 
     /// Remove the account: by the administrator, or by its owner (XEP-0077 §3.2).
