@@ -34,6 +34,8 @@ pub struct World {
     pub settings: Settings,
     /// What the store holds.
     pub cells: BTreeMap<Partition, BTreeMap<Bytes, Bytes>>,
+    /// The store has no order over all batches: owners write seals, and heed them.
+    pub sealed: bool,
     /// The store is low on space.
     pub low_space: bool,
     pipeline: Pipeline,
@@ -78,6 +80,7 @@ impl World {
         World {
             settings: Settings { domains: vec!["x".into()], ..Settings::default() },
             cells: BTreeMap::new(),
+            sealed: false,
             low_space: false,
             pipeline,
             now: Now { mono: types::Instant(1_000_000), wall },
@@ -176,7 +179,7 @@ impl World {
     /// An account, as it is in memory.
     pub fn account(&mut self, jid: &BareJid) -> &mut Account {
         if !self.accounts.contains_key(jid) {
-            let mut loader = Loader::new(jid.clone(), Epoch(self.epoch), false);
+            let mut loader = Loader::new(jid.clone(), Epoch(self.epoch), self.sealed);
             while let Some(scan) = loader.next_read() {
                 let (cells, more) = self.scan(&scan);
                 loader.handle_page(cells, more).unwrap();

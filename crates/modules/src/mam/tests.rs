@@ -1,7 +1,8 @@
 use crate::check;
 use entity::effect::Effects;
 use entity::log::{Checkpoint, Log};
-use entity::row::{Row, archive_id, bucket, cell_key};
+use entity::row::{Row, archive_id, bucket, cell_key, seals};
+use entity::seal::Seal;
 use entity::state::{cell, partition};
 use entity::testing::{START, World, jid};
 use entity::{Effect, row::Owed};
@@ -551,6 +552,55 @@ fn big_archive() {
     assert_eq!(ask(&mut world, "juliet/balcony", count).1, format!("more @?.. of {}", archived.len()));
 }
 
+/// Rows that a stale owner wrote behind its seal are not in the archive, also where a page of the log ends between two cells of one row.
+#[test]
+fn stale_rows_are_no_items() {
+    let at = Timestamp::parse(START).unwrap();
+    let row = |body: &str| Row {
+        at,
+        sender: jid("romeo"),
+        origin: Origin::default(),
+        target: None,
+        archived: true,
+        owed: Owed::new(),
+        stanza: Arc::new(Stanza::message(jid("juliet"), MessageType::Chat).with_from(jid("romeo")).with_body(body)),
+    };
+    let mut world = World::new(crate::pipeline());
+    world.sealed = true;
+    let juliet = jid("juliet");
+    world.create(&juliet);
+    // Owner 2 took over at row 151; owner 1 went on for a while.
+    let seal = Seal { by: Epoch(2), since: Epoch(1), last: 151 };
+    world.cells.entry(seals(&juliet)).or_default().insert(seal.key(), seal.encode());
+    let cells = world.cells.entry(bucket(&juliet, 1)).or_default();
+    for (rows, epoch, body) in [(1..=151, 1, "good"), (152..=400, 1, "stale"), (152..=501, 2, "good")] {
+        for n in rows {
+            cells.insert(cell_key(Pos { row: n, epoch: Epoch(epoch) }), row(body).encode());
+        }
+    }
+    checkpoint(&mut world, 501, at);
+    world.run("juliet reloads\njuliet reloads\njuliet/balcony comes");
+    for (page, direction) in [("<max>250</max>", "after"), ("<max>250</max><before/>", "before")] {
+        let (mut page, mut all) = (page.to_owned(), Vec::new());
+        loop {
+            let asked = format!("<set xmlns='http://jabber.org/protocol/rsm'>{page}</set>");
+            world.says("juliet/balcony", &format!("<iq id='1' type='set'><query xmlns='urn:xmpp:mam:2'>{asked}</query></iq>"));
+            let mut heard = world.heard("juliet/balcony");
+            let end = fin(&heard.pop().unwrap());
+            assert!(heard.iter().all(|s| !s.to_element().unwrap().to_string().contains("stale")), "{page}");
+            let ids: Vec<String> = heard.iter().map(|s| s.child("result", ns::MAM).unwrap().attr("id").unwrap()).collect();
+            let next = if direction == "after" { ids.last() } else { ids.first() };
+            page = format!("<max>250</max><{direction}>{}</{direction}>", next.unwrap());
+            all.extend(ids);
+            if end.starts_with("true") {
+                break;
+            }
+        }
+        all.sort_unstable();
+        assert_eq!(all, (1..=501).map(id).collect::<Vec<_>>(), "{direction}");
+    }
+}
+
 /// Juliet, with these rows in her log.
 fn filled(rows: &[(u64, Row)], last: u64, at: Timestamp) -> World {
     let mut world = World::new(crate::pipeline());
@@ -560,6 +610,15 @@ fn filled(rows: &[(u64, Row)], last: u64, at: Timestamp) -> World {
         let cells = world.cells.entry(bucket(&juliet, *row)).or_default();
         cells.insert(cell_key(Pos { row: *row, epoch }), value.encode());
     }
+    checkpoint(&mut world, last, at);
+    world.run("juliet reloads\njuliet/balcony comes");
+    assert_eq!(world.account(&juliet).state.log.last(), last);
+    world
+}
+
+/// Juliet's log is settled up to its last row.
+fn checkpoint(world: &mut World, last: u64, at: Timestamp) {
+    let juliet = jid("juliet");
     let mut checkpoint = Checkpoint::default();
     checkpoint.last = last;
     checkpoint.last_at = at;
@@ -572,9 +631,6 @@ fn filled(rows: &[(u64, Row)], last: u64, at: Timestamp) -> World {
             world.cells.entry(batch.partition.clone()).or_default().insert(key, value);
         }
     }
-    world.run("juliet reloads\njuliet/balcony comes");
-    assert_eq!(world.account(&juliet).state.log.last(), last);
-    world
 }
 
 /// Numbers without a pattern that the test depends on, the same each time.
