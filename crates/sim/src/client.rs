@@ -95,6 +95,10 @@ pub struct Client {
     sent: u32,
     acked: u32,
     unacked: VecDeque<Sent>,
+    /// Of the last session, to be sent again in this one.
+    again: VecDeque<Sent>,
+    /// Its own presence has come back: what waited is on its way before what comes now.
+    reflected: bool,
     next: u64,
     seen: BTreeSet<(bool, MsgId)>,
     last_from: BTreeMap<(usize, bool), u64>,
@@ -139,6 +143,8 @@ impl Client {
             sent: 0,
             acked: 0,
             unacked: VecDeque::new(),
+            again: VecDeque::new(),
+            reflected: false,
             next: 0,
             seen: BTreeSet::new(),
             last_from: BTreeMap::new(),
@@ -154,7 +160,7 @@ impl Client {
 
     /// Messages and IQs that the server has not acknowledged.
     pub fn unacked(&self) -> usize {
-        self.unacked.len()
+        self.unacked.len() + self.again.len()
     }
 
     /// A socket is there.
@@ -197,7 +203,7 @@ impl Client {
 
     /// A stanza: counted, and kept until it is acknowledged.
     fn stanza(&mut self, xml: String, message: Option<MsgId>) {
-        if self.sm && matches!(self.phase, Phase::Online | Phase::Closing) {
+        if self.sm && matches!(self.phase, Phase::Enabling | Phase::Online | Phase::Closing) {
             self.sent = self.sent.wrapping_add(1);
             self.unacked.push_back(Sent { xml: xml.clone(), message });
         }
@@ -300,6 +306,11 @@ impl Client {
         self.last_from.clear();
         self.view.clear();
         self.available = false;
+        self.reflected = false;
+        // XEP-0198 §4: what is sent is counted from <enable/> on, what comes from <enabled/> on.
+        let again = std::mem::take(&mut self.unacked);
+        self.again.extend(again);
+        (self.sent, self.acked) = (0, 0);
         if self.sm {
             self.phase = Phase::Enabling;
             self.say(format!("<enable xmlns='{}' resume='true'/>", ns::SM));
@@ -313,7 +324,7 @@ impl Client {
         match name {
             "enabled" => {
                 self.previd = e.attr("id").map(str::to_owned);
-                (self.handled, self.sent, self.acked) = (0, 0, 0);
+                self.handled = 0;
                 self.begin();
             }
             "resumed" => {
@@ -372,6 +383,9 @@ impl Client {
     /// The session is lost: what is not acknowledged is sent again in the next one. `uncovered`: the server did not say how
     /// much it has.
     fn session_over(&mut self, uncovered: bool, book: &mut Book) {
+        for sent in std::mem::take(&mut self.again).into_iter().rev() {
+            self.unacked.push_front(sent);
+        }
         for sent in &self.unacked {
             if let Some(m) = sent.message.and_then(|id| book.messages.get_mut(&id)) {
                 m.uncovered |= uncovered;
@@ -391,7 +405,7 @@ impl Client {
     /// The session is ready: what was not acknowledged first, then presence.
     fn begin(&mut self) {
         self.phase = Phase::Online;
-        let again: Vec<Sent> = self.unacked.drain(..).collect();
+        let again = std::mem::take(&mut self.again);
         self.stanza(format!("<iq type='get' id='roster'><query xmlns='{}'/></iq>", ns::ROSTER), None);
         if self.carbons {
             self.stanza(format!("<iq type='set' id='carbons'><enable xmlns='{}'/></iq>", ns::CARBONS), None);
@@ -515,7 +529,7 @@ impl Client {
         if self.alone && id.1 < *last && !uncovered && message.attr("type") != Some("headline") {
             book.fail(format!("client {} got {id:?} behind {last}", self.id));
         }
-        if message.attr("type") != Some("headline") {
+        if message.attr("type") != Some("headline") && self.reflected {
             *last = (*last).max(id.1);
         }
     }
@@ -535,6 +549,7 @@ impl Client {
                 }
             }
             None => {
+                self.reflected |= self.jid.as_deref() == Some(&from);
                 let status = e.child("status", ns::CLIENT).and_then(|s| s.text().parse().ok());
                 self.view.insert(from, Some(status.unwrap_or(0)));
             }
