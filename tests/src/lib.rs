@@ -18,6 +18,7 @@ pub mod history;
 pub mod peer;
 pub mod proxy;
 pub mod sasl;
+pub mod script;
 pub mod server;
 pub mod sm;
 pub mod terminal;
