@@ -1,9 +1,14 @@
-//! Limits per connection and per address: token buckets that slow reading, and counts.
+//! Limits per connection and per address: token buckets that slow reading, counts, and failed logins.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use types::Instant;
+
+/// Addresses whose failed logins are remembered, in each of two generations: about 3 MiB at most. With more, those that
+/// failed longest ago are forgotten first; an address that goes on failing stays.
+const FAILING_ADDRESSES_MAX: usize = 32_768;
 
 /// A rate with a burst. What exceeds it is not refused: reading pauses until it is paid back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +17,25 @@ pub struct Rate {
     pub per_second: u32,
     /// Units that may be used at once after a quiet time.
     pub burst: u32,
+}
+
+/// How many logins of one address may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureRate {
+    /// One failure is forgiven after this, at least a millisecond.
+    pub every: Duration,
+    /// Failures after a quiet time that have no effect yet.
+    pub burst: u32,
+}
+
+impl FailureRate {
+    fn every_ms(&self) -> u64 {
+        u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn burst_ms(&self) -> u64 {
+        self.every_ms().saturating_mul(u64::from(self.burst))
+    }
 }
 
 /// A token bucket in thousandths of a unit, so that slow rates lose nothing to rounding.
@@ -67,11 +91,17 @@ impl AddressKey {
     }
 }
 
-/// Of one address: connections now, and a byte budget that they share. Gone when its last connection is.
+/// Of one address: budgets that its connections share. Gone when its last connection is.
 #[derive(Debug)]
 struct Shared {
     key: AddressKey,
-    bytes: Mutex<Option<Bucket>>,
+    budgets: Mutex<Budgets>,
+}
+
+#[derive(Debug, Default)]
+struct Budgets {
+    bytes: Option<Bucket>,
+    stanzas: Option<Bucket>,
 }
 
 /// All addresses that have a connection, on all planes. Its size is bounded by the number of connections.
@@ -90,7 +120,7 @@ impl Addresses {
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, connections_max: Option<usize>) -> Option<Place> {
         let key = AddressKey::of(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = table.entry(key).or_insert_with(|| (0, Arc::new(Shared { key, bytes: Mutex::new(None) })));
+        let entry = table.entry(key).or_insert_with(|| (0, Arc::new(Shared { key, budgets: Mutex::default() })));
         if connections_max.is_some_and(|max| entry.0 >= max) {
             let vacant = entry.0 == 0;
             if vacant {
@@ -110,12 +140,71 @@ impl Addresses {
 }
 
 impl Place {
+    /// Which address it is at.
+    pub(crate) fn key(&self) -> AddressKey {
+        self.shared.key
+    }
+
     /// Charge bytes read to the address, and say when more may be read.
-    pub(crate) fn charge(&self, rate: Rate, now: Instant, bytes: usize) -> Instant {
-        let mut bucket = self.shared.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = bucket.get_or_insert_with(|| Bucket::full(rate, now));
-        bucket.charge(rate, now, bytes);
+    pub(crate) fn charge_bytes(&self, rate: Rate, now: Instant, bytes: usize) -> Instant {
+        self.charge(rate, now, bytes, |budgets| &mut budgets.bytes)
+    }
+
+    /// Charge a stanza read to the address, and say when more may be read.
+    pub(crate) fn charge_stanza(&self, rate: Rate, now: Instant) -> Instant {
+        self.charge(rate, now, 1, |budgets| &mut budgets.stanzas)
+    }
+
+    fn charge(&self, rate: Rate, now: Instant, units: usize, of: impl Fn(&mut Budgets) -> &mut Option<Bucket>) -> Instant {
+        let mut budgets = self.shared.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = of(&mut budgets).get_or_insert_with(|| Bucket::full(rate, now));
+        bucket.charge(rate, now, units);
         bucket.ready_at(rate, now)
+    }
+}
+
+/// Addresses whose logins failed of late, on all planes. It outlives their connections: who guesses comes back.
+///
+/// Kept for each is the instant at which all its failures are forgiven.
+#[derive(Debug, Default)]
+pub(crate) struct FailingAddresses(Mutex<Generations>);
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<AddressKey, Instant>,
+    old: HashMap<AddressKey, Instant>,
+    /// When everything in `old` is forgiven.
+    turn_at: Instant,
+}
+
+impl Generations {
+    fn forgiven_at(&self, key: AddressKey) -> Instant {
+        self.young.get(&key).or_else(|| self.old.get(&key)).copied().unwrap_or_default()
+    }
+
+    /// Forget the old, if that is due or there is no room.
+    fn turn(&mut self, now: Instant) {
+        if self.young.len() < FAILING_ADDRESSES_MAX && now < self.turn_at {
+            return;
+        }
+        self.old = std::mem::take(&mut self.young);
+        self.turn_at = self.old.values().copied().max().unwrap_or_default();
+    }
+}
+
+impl FailingAddresses {
+    /// A login from this address failed.
+    pub(crate) fn charge(&self, rate: FailureRate, now: Instant, key: AddressKey) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.turn(now);
+        let forgiven_at = table.forgiven_at(key).max(now);
+        table.young.insert(key, Instant(forgiven_at.0.saturating_add(rate.every_ms())));
+    }
+
+    /// Whether so many failed that none is let try for now.
+    pub(crate) fn is_over(&self, rate: FailureRate, now: Instant, key: AddressKey) -> bool {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.forgiven_at(key).0 > now.0.saturating_add(rate.burst_ms().saturating_sub(rate.every_ms()))
     }
 }
 
@@ -190,9 +279,54 @@ mod tests {
         let table = Arc::new(Addresses::default());
         let rate = Rate { per_second: 100, burst: 1_000 };
         let [a, b] = [(); 2].map(|()| table.enter("192.0.2.1".parse().unwrap(), None).unwrap());
-        assert_eq!(a.charge(rate, Instant(1), 1_000), Instant(1));
-        assert_eq!(b.charge(rate, Instant(1), 100), Instant(1_001));
+        assert_eq!(a.charge_bytes(rate, Instant(1), 1_000), Instant(1));
+        assert_eq!(b.charge_bytes(rate, Instant(1), 100), Instant(1_001));
+        let rate = Rate { per_second: 1, burst: 2 };
+        assert_eq!([&a, &b, &a].map(|place| place.charge_stanza(rate, Instant(1))), [Instant(1), Instant(1), Instant(1_001)]);
         drop((a, b));
         assert_eq!(table.len(), 0);
+    }
+
+    fn address(n: u32) -> AddressKey {
+        AddressKey::of(IpAddr::V4(n.into()))
+    }
+
+    #[test]
+    fn failed_logins_are_forgiven_one_by_one() {
+        let rate = FailureRate { every: Duration::from_secs(3), burst: 2 };
+        let failing = FailingAddresses::default();
+        let over = |now| failing.is_over(rate, Instant(now), address(1));
+        failing.charge(rate, Instant(1_000), address(1));
+        assert!(!over(1_000));
+        failing.charge(rate, Instant(1_000), address(1));
+        assert!(over(1_000) && over(3_999), "as many as the burst");
+        assert!(!over(4_000), "one is forgiven");
+        failing.charge(rate, Instant(4_000), address(1));
+        assert!(over(6_999) && !over(7_000));
+        assert!(!failing.is_over(rate, Instant(4_000), address(2)));
+    }
+
+    #[test]
+    fn failing_addresses_are_bounded_and_the_oldest_go_first() {
+        let rate = FailureRate { every: Duration::from_secs(3), burst: 1 };
+        let failing = FailingAddresses::default();
+        let size = || {
+            let table = failing.0.lock().unwrap();
+            table.young.len() + table.old.len()
+        };
+        for n in 0..3 * u32::try_from(FAILING_ADDRESSES_MAX).unwrap() {
+            failing.charge(rate, Instant(1), address(n));
+            // It fails now and then while all others come and go.
+            if n % 1_000 == 0 {
+                failing.charge(rate, Instant(1), address(0));
+            }
+            assert!(size() <= 2 * FAILING_ADDRESSES_MAX);
+        }
+        assert!(size() > FAILING_ADDRESSES_MAX, "the bound was reached");
+        assert!(failing.is_over(rate, Instant(1), address(0)));
+        assert!(!failing.is_over(rate, Instant(1), address(1)), "forgotten");
+        failing.charge(rate, Instant(3_600_000), address(7));
+        failing.charge(rate, Instant(7_200_000), address(8));
+        assert!(size() <= 2, "what is forgiven is not kept");
     }
 }

@@ -1,6 +1,6 @@
 //! What an edge is told when it starts, and what can be changed while it runs.
 
-use crate::budget::Rate;
+use crate::budget::{FailureRate, Rate};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,11 @@ pub struct Limits {
     pub bytes_per_address: Option<Rate>,
     /// Stanzas that are read from one connection.
     pub stanzas_per_connection: Option<Rate>,
+    /// Stanzas that are read from all connections of one IPv4 address or IPv6 /64.
+    pub stanzas_per_address: Option<Rate>,
+    /// Logins with a wrong proof from one IPv4 address or IPv6 /64. Beyond that every login from there is answered
+    /// `temporary-auth-failure`, without asking the account's shard.
+    pub login_failures_per_address: Option<FailureRate>,
     /// Bytes that wait for one client to read them; one more closes the connection. Its session can be resumed.
     pub write_backlog_bytes_max: usize,
     /// A client that takes none of its waiting bytes for this long is gone.
@@ -76,6 +81,9 @@ impl Default for Limits {
             bytes_per_connection: Some(Rate { per_second: 64 * 1024, burst: 1024 * 1024 }),
             bytes_per_address: Some(Rate { per_second: 1024 * 1024, burst: 16 * 1024 * 1024 }),
             stanzas_per_connection: Some(Rate { per_second: 50, burst: 1_000 }),
+            stanzas_per_address: Some(Rate { per_second: 1_000, burst: 10_000 }),
+            // Many people behind one address mistype now and then; whoever guesses gets 29,000 tries a day.
+            login_failures_per_address: Some(FailureRate { every: Duration::from_secs(3), burst: 40 }),
             // Several full pages of an archive; a stanza of the largest size four times.
             write_backlog_bytes_max: 1024 * 1024,
             write_stall_max: Duration::from_secs(60),
@@ -93,6 +101,8 @@ impl Limits {
             bytes_per_connection: None,
             bytes_per_address: None,
             stanzas_per_connection: None,
+            stanzas_per_address: None,
+            login_failures_per_address: None,
             ..Limits::default()
         }
     }

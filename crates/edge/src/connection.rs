@@ -10,7 +10,7 @@ use crate::plane::{Plane, READ_BYTES_MAX, Scratch, Slot};
 use crate::tls::Tls;
 use actor::{Actor, Clock, Context};
 use bytes::Bytes;
-use frame::{EdgeMsg, FromEdge, ToEdge, ToShard, ToShardBody};
+use frame::{CredentialsAnswer, EdgeMsg, FromEdge, ShardMsg, ToEdge, ToShard, ToShardBody};
 use rpc::{Refused, RefusedReason};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -94,6 +94,8 @@ struct StreamActor {
     held: Option<Box<Held>>,
     bytes: Option<Bucket>,
     stanzas: Option<Bucket>,
+    /// Of the core's failed logins, those that its address was charged for.
+    failures_charged: u8,
     /// Nothing is read before.
     read_after: Instant,
     /// End of a handshake, of flushing or of lingering.
@@ -121,6 +123,7 @@ pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place:
         held: None,
         bytes: limits.bytes_per_connection.map(|rate| Bucket::full(rate, now.mono)),
         stanzas: limits.stanzas_per_connection.map(|rate| Bucket::full(rate, now.mono)),
+        failures_charged: 0,
         read_after: Instant(0),
         deadline: Instant::NEVER,
         ending: Ending::No,
@@ -264,6 +267,7 @@ impl StreamActor {
 
     /// Do what the core wants done. What is to be written is left in `scratch.output`, encrypted.
     fn drive_core(&mut self, now: Now, scratch: &mut Scratch) {
+        self.charge_failures(now);
         if let Some(held) = self.held.take() {
             self.submit(now, held.account, held.body);
         }
@@ -285,7 +289,7 @@ impl StreamActor {
                     if !self.on_pool(job)
                         && let Some(core) = &mut self.core
                     {
-                        core.handle_plain_verified(now, false);
+                        core.handle_plain_unavailable(now);
                     }
                 }
                 Output::Derive { password, random, iterations } => {
@@ -324,6 +328,16 @@ impl StreamActor {
         let stanza = matches!(body, EdgeMsg::Submit { attempt: 1, .. });
         let login = if let EdgeMsg::LoginEnded { ok } = body { Some(ok) } else { None };
         let epoch = owner.map_or(Epoch::default(), |owner| owner.epoch);
+        if let EdgeMsg::Credentials { req } = body
+            && self.must_not_login(now)
+        {
+            self.plane.counters.logins_put_off.increment(1);
+            let body = ShardMsg::Credentials { req, answer: CredentialsAnswer::Busy };
+            if let Some(core) = &mut self.core {
+                core.handle_frame(now, ToEdge { conn: self.slot.id, shard, epoch, body });
+            }
+            return;
+        }
         let body = ToShardBody::Edge(FromEdge { conn: self.slot.id, account, body });
         let sent = match owner {
             Some(_) => self.plane.link.to_shard(ToShard { shard, epoch, body }).map_err(|Refused { reason, frame }| (reason, *frame)),
@@ -355,12 +369,34 @@ impl StreamActor {
         }
         if stanza {
             self.plane.counters.stanzas_received.increment(1);
-            if let (Some(bucket), Some(rate)) = (&mut self.stanzas, self.live.limits.stanzas_per_connection) {
+            let limits = &self.live.limits;
+            let mut ready = now.mono;
+            if let (Some(bucket), Some(rate)) = (&mut self.stanzas, limits.stanzas_per_connection) {
                 bucket.charge(rate, now.mono, 1);
-                let ready = bucket.ready_at(rate, now.mono);
-                self.slow(now, ready);
+                ready = bucket.ready_at(rate, now.mono);
+            }
+            if let Some(rate) = limits.stanzas_per_address {
+                ready = ready.max(self.place.charge_stanza(rate, now.mono));
+            }
+            self.slow(now, ready);
+        }
+    }
+
+    /// Whether too many logins from this address failed of late.
+    fn must_not_login(&self, now: Now) -> bool {
+        let rate = self.live.limits.login_failures_per_address;
+        rate.is_some_and(|rate| self.plane.shared.failing.is_over(rate, now.mono, self.place.key()))
+    }
+
+    /// Logins failed since the last look: charge them to the address, of accounts that do not exist as well.
+    fn charge_failures(&mut self, now: Now) {
+        let failures = self.core.as_ref().map_or(0, |core| core.failed_logins());
+        if let Some(rate) = self.live.limits.login_failures_per_address {
+            for _ in self.failures_charged..failures {
+                self.plane.shared.failing.charge(rate, now.mono, self.place.key());
             }
         }
+        self.failures_charged = failures;
     }
 
     /// Put what the core wrote behind `scratch.output`, as it goes over the wire.
@@ -544,7 +580,7 @@ impl StreamActor {
             ready = bucket.ready_at(rate, now.mono);
         }
         if let Some(rate) = limits.bytes_per_address {
-            ready = ready.max(self.place.charge(rate, now.mono, count));
+            ready = ready.max(self.place.charge_bytes(rate, now.mono, count));
         }
         self.slow(now, ready);
     }

@@ -22,7 +22,7 @@ mod plane;
 mod tls;
 mod work;
 
-pub use budget::Rate;
+pub use budget::{FailureRate, Rate};
 pub use config::{EdgeConfig, Limits, Listener, ListenerKind, Live};
 pub use listen::ListenError;
 pub use tls::TlsProvider;
@@ -93,6 +93,7 @@ pub fn start(config: EdgeConfig, net: &LocalNet, tls: TlsProvider, planes: &Plan
         live: ArcSwap::from_pointee(config.live),
         placement: Arc::clone(net.placement()),
         addresses: Arc::default(),
+        failing: Default::default(),
         pool,
         connections: AtomicUsize::new(0),
         accepted: AtomicUsize::new(0),

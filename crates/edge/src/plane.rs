@@ -1,6 +1,6 @@
 //! What the connections of one plane share: buffers, timers, the table by which frames find them.
 
-use crate::budget::Addresses;
+use crate::budget::{Addresses, FailingAddresses};
 use crate::config::Live;
 use crate::connection::Message;
 use crate::counters::Counters;
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) live: ArcSwap<Live>,
     pub(crate) placement: Arc<Placement>,
     pub(crate) addresses: Arc<Addresses>,
+    pub(crate) failing: FailingAddresses,
     pub(crate) pool: Pool,
     /// Connections on all planes.
     pub(crate) connections: AtomicUsize,

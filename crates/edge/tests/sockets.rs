@@ -3,7 +3,7 @@
 mod support;
 
 use chappe_edge as edge;
-use chappe_edge::{Limits, Rate};
+use chappe_edge::{FailureRate, Limits, Rate};
 use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
 use rpc::{Link, ShardMap};
 use std::io::{ErrorKind, Read, Write};
@@ -220,6 +220,7 @@ fn a_rate_slows_reading_and_loses_nothing() {
         Limits { bytes_per_connection: Some(rate), ..limits() },
         Limits { bytes_per_address: Some(rate), ..limits() },
         Limits { stanzas_per_connection: Some(Rate { per_second: 40, burst: 5 }), ..limits() },
+        Limits { stanzas_per_address: Some(Rate { per_second: 40, burst: 5 }), ..limits() },
     ] {
         let world = World::new(limits);
         let mut client = world.direct();
@@ -236,6 +237,32 @@ fn a_rate_slows_reading_and_loses_nothing() {
         assert!(took < Duration::from_secs(8), "{took:?} with {limits:?}");
         assert_eq!(world.shards.count("submit "), 30);
     }
+}
+
+#[test]
+fn an_address_that_guesses_passwords_is_put_off() {
+    let every = Duration::from_secs(2);
+    let world = World::new(Limits { login_failures_per_address: Some(FailureRate { every, burst: 3 }), ..limits() });
+    // On connections that come and go, for accounts that exist and that do not.
+    for name in ["romeo", "nobody", "romeo"] {
+        let mut client = world.direct();
+        client.plain(name, "wrong");
+        client.expect("<not-authorized/></failure>");
+    }
+    let last = now();
+    let asked = world.shards.count("credentials");
+    assert_eq!(asked, 3);
+    let mut client = world.starttls();
+    client.plain("romeo", PASSWORD);
+    client.expect("<temporary-auth-failure/></failure>");
+    assert_eq!(world.shards.count("credentials"), asked, "no shard is asked");
+    // What was put off did not fail, so one failure is forgiven in its time; meanwhile nobody is told more.
+    while passed(last) < every + Duration::from_millis(200) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    client.plain("romeo", PASSWORD);
+    client.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'");
+    assert_eq!(world.shards.count("login false"), 2, "nobody counts the failures of nobody's account");
 }
 
 #[test]

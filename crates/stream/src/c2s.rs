@@ -23,7 +23,8 @@ pub enum Event {
         /// Whose.
         account: BareJid,
     },
-    /// Run `credentials.verify_plain`, then call [`C2s::handle_plain_verified`].
+    /// Run `credentials.verify_plain`, then call [`C2s::handle_plain_verified`]; if that cannot be done now,
+    /// [`C2s::handle_plain_unavailable`].
     VerifyPlain {
         /// Of the account.
         credentials: Credentials,
@@ -71,7 +72,7 @@ pub(crate) struct Negotiation {
     sni: Option<String>,
     pub(crate) binding: ChannelBinding,
     pub(crate) login: Option<Login>,
-    /// Failed logins.
+    /// Logins that ended without success, for whatever reason.
     pub(crate) failures: u8,
 }
 
@@ -96,6 +97,8 @@ pub struct C2s {
     scope: Option<Box<Scope>>,
     lang: Option<Box<str>>,
     pub(crate) negotiation: Option<Box<Negotiation>>,
+    /// Wrong proofs.
+    pub(crate) failed_logins: u8,
     pub(crate) random: Random,
     pub(crate) out: Vec<u8>,
     pending: VecDeque<Event>,
@@ -118,6 +121,7 @@ impl C2s {
             scope: None,
             lang: None,
             negotiation: Some(Box::default()),
+            failed_logins: 0,
             random,
             out: Vec::new(),
             pending: VecDeque::new(),
@@ -187,6 +191,10 @@ impl C2s {
     pub fn poll(&mut self, now: Instant) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
+                if self.pending.is_empty() {
+                    // An idle stream holds no buffer.
+                    self.pending = VecDeque::new();
+                }
                 return Some(event);
             }
             if self.login_pauses() || !matches!(self.stage, Stage::Opening | Stage::Open) {
@@ -362,6 +370,12 @@ impl C2s {
         self.account.as_ref()
     }
 
+    /// How often the client gave a wrong proof, for an account that exists or for one that does not. What failed for
+    /// another reason, such as a mechanism that is not offered or a server too busy, is not counted.
+    pub fn failed_logins(&self) -> u8 {
+        self.failed_logins
+    }
+
     /// The language of stanzas that name none (RFC 6120 §8.1.5).
     pub fn lang(&self) -> Option<&str> {
         self.lang.as_deref()
@@ -379,7 +393,7 @@ impl C2s {
 
     /// Whether the stream holds no buffer.
     pub fn is_idle(&self) -> bool {
-        self.framer.is_idle() && self.out.capacity() == 0 && self.negotiation.is_none()
+        self.framer.is_idle() && self.out.capacity() == 0 && self.pending.capacity() == 0 && self.negotiation.is_none()
     }
 }
 

@@ -132,6 +132,15 @@ impl C2s {
         self.later(event);
     }
 
+    /// The other answer to [`Event::VerifyPlain`]: nobody has the time to compare now (RFC 6120 §6.5.11). It says nothing
+    /// about the password, so it is no failure of the account's.
+    pub fn handle_plain_unavailable(&mut self) {
+        if self.login_that(Waits::Verification).is_some() {
+            let event = self.fail(Condition::TemporaryAuthFailure);
+            self.later(event);
+        }
+    }
+
     /// Whether a login waits for [`C2s::handle_credentials`].
     pub fn wants_credentials(&self) -> bool {
         self.login_waits() == Some(Waits::Credentials)
@@ -190,6 +199,9 @@ impl C2s {
     /// Ends the login, if one runs; closes the stream after too many failures (RFC 6120 §6.4.5).
     fn fail(&mut self, condition: Condition) -> Option<Event> {
         let tries_max = self.settings.login_tries_max;
+        if condition == Condition::NotAuthorized {
+            self.failed_logins = self.failed_logins.saturating_add(1);
+        }
         let negotiation = self.negotiation_mut();
         let login = negotiation.login.take();
         negotiation.failures = negotiation.failures.saturating_add(1);

@@ -1,7 +1,7 @@
 //! From the configuration to the settings of the parts.
 
 use config::{ArchiveDefault, BareJidRouting, BindConflict, ByteRate, Config};
-use edge::{Limits, Live, Rate};
+use edge::{FailureRate, Limits, Live, Rate};
 use entity::module::{self, ConflictPolicy};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ fn streams(config: &Config, decoy_secret: [u8; 32]) -> Settings {
     settings.idle_answer_timeout = limits.idle_timeout;
     settings.resume_timeout = limits.resume_timeout;
     settings.resume_timeout_max = limits.resume_timeout_max;
+    // XEP-0115 §6.3: a client that knows this server's capabilities need not ask for them.
+    settings.features.more = modules::disco::server_caps(&modules::pipeline()).to_string();
     settings
 }
 
@@ -43,6 +45,12 @@ fn bytes(r: Option<ByteRate>) -> Option<Rate> {
     rate(r.map(|ByteRate(r)| r))
 }
 
+/// `amount` in `per` is one in each of so many milliseconds.
+fn failures(r: config::Rate) -> FailureRate {
+    let amount = u32::try_from(r.amount).unwrap_or(u32::MAX).max(1);
+    FailureRate { every: r.per / amount, burst: u32::try_from(r.burst).unwrap_or(u32::MAX) }
+}
+
 fn limits(config: &Config) -> Limits {
     let l = &config.limits;
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
@@ -52,10 +60,11 @@ fn limits(config: &Config) -> Limits {
         bytes_per_connection: bytes(l.bytes_per_connection),
         bytes_per_address: bytes(l.bytes_per_address),
         stanzas_per_connection: rate(l.stanzas_per_connection),
+        stanzas_per_address: rate(l.stanzas_per_address),
+        login_failures_per_address: l.login_failures_per_address.map(failures),
         write_backlog_bytes_max: l.write_backlog.as_usize(),
         write_stall_max: l.write_timeout,
         tls_handshake_max: l.tls_handshake_timeout,
-        ..Limits::default()
     }
 }
 

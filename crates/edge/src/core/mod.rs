@@ -66,7 +66,8 @@ pub enum Output {
         /// What.
         body: EdgeMsg,
     },
-    /// Run `credentials.verify_plain(password.as_str())`; then [`Connection::handle_plain_verified`].
+    /// Run `credentials.verify_plain(password.as_str())`; then [`Connection::handle_plain_verified`]. If that cannot be done
+    /// now: [`Connection::handle_plain_unavailable`].
     VerifyPlain {
         /// Of the account, or a decoy.
         credentials: Credentials,
@@ -210,6 +211,13 @@ impl Connection {
         self.pump();
     }
 
+    /// The other answer to [`Output::VerifyPlain`]: too many wait. The client gets `temporary-auth-failure`.
+    pub fn handle_plain_unavailable(&mut self, now: Now) {
+        self.now = now.mono;
+        self.c2s.handle_plain_unavailable();
+        self.pump();
+    }
+
     /// The answer to [`Output::Derive`]: encoded credentials.
     pub fn handle_derived(&mut self, now: Now, credentials: Result<Bytes, SaslError>) {
         self.now = now.mono;
@@ -286,6 +294,11 @@ impl Connection {
     /// Who the client is, once it has proved it.
     pub fn account(&self) -> Option<&BareJid> {
         self.c2s.account()
+    }
+
+    /// How often the client gave a wrong proof of who it is, whether the account exists or not.
+    pub fn failed_logins(&self) -> u8 {
+        self.c2s.failed_logins()
     }
 
     /// The session, once it is bound or resumed, until it has ended or was handed back.

@@ -72,8 +72,8 @@ fn now() -> Now {
     Now::default()
 }
 
-/// Runs a login of the test client; the last XML that the server wrote.
-fn log_in(mechanism: Mechanism, tls: TlsInfo, client: Client, answer: CredentialsAnswer) -> (String, Vec<bool>) {
+/// Runs a login of the test client; the last XML that the server wrote, what the account was told, wrong proofs counted.
+fn log_in(mechanism: Mechanism, tls: TlsInfo, client: Client, answer: CredentialsAnswer) -> (String, Vec<bool>, u8) {
     let mut client = client;
     let mut c = Connection::new(Arc::new(settings()), ConnId::default(), [7; 32], now(), Some(tls));
     c.set_server_end_point(vec![4; 32]);
@@ -106,7 +106,7 @@ fn log_in(mechanism: Mechanism, tls: TlsInfo, client: Client, answer: Credential
             other => panic!("{other:?}"),
         }
     }
-    (last, ended)
+    (last, ended, c.failed_logins())
 }
 
 /// RFC 5802, RFC 7677, RFC 9266, RFC 5929: each mechanism, each binding, right and wrong.
@@ -118,7 +118,8 @@ fn scram_with_and_without_channel_binding() {
     let end_point = |byte| ChannelBinding::TlsServerEndPoint(vec![byte; 32]);
     let check = |mechanism, binding: ChannelBinding, password, answer: &CredentialsAnswer, wanted: &str, ended: &[bool]| {
         let client = Client::new(mechanism, "juliet", password, &binding, "cnonce");
-        let (last, logins) = log_in(mechanism, tls(3), client, answer.clone());
+        let (last, logins, failed) = log_in(mechanism, tls(3), client, answer.clone());
+        assert_eq!(failed, u8::from(wanted.contains("not-authorized")), "{mechanism} {binding:?}");
         assert!(last.contains(wanted), "{mechanism} {binding:?}: {last}");
         assert_eq!(logins, ended, "{mechanism} {binding:?}");
     };
@@ -149,9 +150,43 @@ fn scram_with_and_without_channel_binding() {
     ] {
         let client = Client::new(Mechanism::ScramSha1, "juliet", PASSWORD, &none, "cnonce");
         let client = client.with_gs2_header(&format!("n,a={authzid},"));
-        let (last, _) = log_in(Mechanism::ScramSha1, tls(3), client, known.clone());
+        let (last, ..) = log_in(Mechanism::ScramSha1, tls(3), client, known.clone());
         assert!(last.contains(wanted), "{authzid}: {last}");
     }
+}
+
+/// RFC 6120 §6.5.11: a server without time for a password says so; it is nobody's failure, and the client may try again.
+#[test]
+fn a_password_that_nobody_has_time_for() {
+    let mut c = Connection::new(Arc::new(settings()), ConnId::default(), [7; 32], now(), Some(TlsInfo::default()));
+    c.handle_bytes(
+        now(),
+        b"<stream:stream to='im.example' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>",
+    );
+    let mut seen = Vec::new();
+    for wanted in [None, Some(true)] {
+        c.handle_bytes(now(), b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMG15cjBtMzA=</auth>");
+        while let Some(output) = c.poll_output() {
+            match output {
+                Output::Write(bytes) => seen.push(String::from_utf8(bytes.to_vec()).unwrap()),
+                Output::Frame { body: EdgeMsg::Credentials { req }, .. } => {
+                    let answer = CredentialsAnswer::Known(Bytes::from(keys().encode()));
+                    let body = ShardMsg::Credentials { req, answer };
+                    c.handle_frame(now(), ToEdge { conn: ConnId::default(), shard: ShardId(0), epoch: Epoch(1), body });
+                }
+                Output::VerifyPlain { .. } => match wanted {
+                    Some(ok) => c.handle_plain_verified(now(), ok),
+                    None => c.handle_plain_unavailable(now()),
+                },
+                Output::Frame { body: EdgeMsg::LoginEnded { ok }, .. } => assert!(ok, "no failure of the account"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let [first, second] = &seen[..] else { panic!("{seen:?}") };
+    assert!(first.ends_with("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>"), "{first}");
+    assert_eq!(second, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+    assert_eq!(c.failed_logins(), 0);
 }
 
 /// RELIABILITY §4c, group F, as far as it ends before keys are asked for.

@@ -198,3 +198,30 @@ fn a_session_leaves_its_new_owner() {
          - is done",
     );
 }
+
+/// Whatever the link refuses is said later, once, and in its order.
+#[test]
+fn what_the_link_refuses_is_said_later() {
+    check(
+        "- resumable
+         core→edge: deliver <message id='a'/>
+         S: <message id='a'/><r xmlns='urn:xmpp:sm:3'/>
+         - link refuses
+         C: <a xmlns='urn:xmpp:sm:3' h='1'/>
+         C: <message id='1'/><inactive xmlns='urn:xmpp:csi:0'/><message id='2'/>
+         - 3 s pass
+         - reads nothing
+         - link works
+         - 4 s pass
+         edge→core: acked 1
+         edge→core: submit 1 <message from='juliet@im.example/balcony' id='1'/>
+         edge→core: inactive
+         edge→core: submit 2 <message from='juliet@im.example/balcony' id='2'/>
+         core→edge: accepted 2
+         - link refuses
+         C: <active xmlns='urn:xmpp:csi:0'/>
+         - link works
+         - 1 s pass
+         edge→core: active",
+    );
+}
