@@ -360,15 +360,8 @@ impl Account {
             s.m_acked = d.m_acked;
             s.pos = d.pos;
             s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
-            // No client has seen what came behind the row: it is numbered anew, without the gaps that rows left.
-            let behind = cells.into_iter().filter(|t| t.m > d.m);
-            let mut m = d.m;
-            s.tail.extend(behind.map(|t| {
-                m += 1;
-                Output { m, pos: t.pos, stanza: t.stanza }
-            }));
-            s.m = m;
-            let rows: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+            let behind: Vec<TailRow> = cells.into_iter().filter(|t| t.m > d.m).collect();
+            let rows: Vec<u64> = s.tail.iter().map(|o| o.pos).chain(behind.iter().map(|t| t.pos)).flatten().map(|p| p.row).collect();
             for row in s.given.iter().map(|(row, _)| *row).chain(rows.iter().copied()) {
                 self.claim(row, s.id);
             }
@@ -379,8 +372,8 @@ impl Account {
                 self.state.log.settle(row, s.id);
             }
             s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
+            self.append(&mut s, behind, &rows);
             s.ask_again();
-            self.append_rows(&mut s);
         } else {
             s.taken = self.state.log.number(s.id);
             s.accepted = s.taken;
@@ -398,12 +391,21 @@ impl Account {
         }
     }
 
-    /// Rows that were owed to a detached session after its row was written.
-    fn append_rows(&self, s: &mut Session) {
-        let after = s.pos.row;
-        let here: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+    /// What a detached session was sent after its row was written, in that order: what is in cells, and the rows owed to it
+    /// since, which stand where the cells' numbers leave gaps. No client has seen these numbers: they are given anew, dense.
+    fn append(&self, s: &mut Session, cells: Vec<TailRow>, here: &[u64]) {
+        let (after, mut m) = (s.pos.row, s.m);
         let new = |o: &&crate::log::Open| o.pos.row > after && !here.contains(&o.pos.row);
         let rows: Vec<_> = self.state.log.owed_to(s.id).filter(new).map(|o| (o.pos, o.stanza.clone())).collect();
+        let mut rows = rows.into_iter();
+        for cell in cells {
+            let gap = usize::try_from(cell.m.saturating_sub(m + 1)).unwrap_or(usize::MAX);
+            for (pos, stanza) in rows.by_ref().take(gap) {
+                s.output(Some(pos), stanza);
+            }
+            m = cell.m;
+            s.output(cell.pos, cell.stanza);
+        }
         for (pos, stanza) in rows {
             s.output(Some(pos), stanza);
         }
