@@ -113,6 +113,7 @@ impl World {
                     self.reassign(party);
                 }
             }
+            Event::Give { shard, epoch } if self.owners[usize::from(shard.0)].epoch == epoch => self.give(shard),
             Event::Take { party, shard, epoch } => self.take_if_still(party, shard, epoch),
             Event::Heard { party, shard, owner } => self.heard(party, shard, owner),
             Event::Renew { a, b } => self.renew(a, b),
@@ -249,8 +250,7 @@ impl World {
         let cores = self.cores();
         let old = self.owners[usize::from(shard.0)];
         if cores.is_empty() {
-            let life = self.parties[old.party].life;
-            return self.at(200, 500, Event::Reassign { party: old.party, life, dead: true });
+            return self.at(200, 500, Event::Give { shard, epoch: old.epoch });
         }
         let party = cores[self.rng.random_range(0..cores.len())];
         let owner = Owner { party, epoch: Epoch(old.epoch.0 + 1) };

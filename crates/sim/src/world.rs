@@ -51,6 +51,8 @@ pub enum Event {
     Wake { party: usize, life: u32 },
     /// Placement gives away what a party had.
     Reassign { party: usize, life: u32, dead: bool },
+    /// There was no core to give this shard to.
+    Give { shard: ShardId, epoch: Epoch },
     /// A link is there again.
     Renew { a: usize, b: usize },
     /// A party takes connections of an edge up to `slot` for lost.

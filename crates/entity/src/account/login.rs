@@ -370,6 +370,8 @@ impl Account {
     pub(crate) fn lose(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return };
         let s = self.state.sessions.remove(at);
+        let resource = CompactString::from(s.jid.resource());
+        self.remember_gone(ctx, &resource, fx);
         // Nobody knows whether it was available: who saw it must not see a ghost.
         let gone = Stanza::presence(Some(PresenceType::Unavailable)).with_from(s.jid.clone());
         self.say_gone(ctx, &Arc::new(gone), fx);
