@@ -8,10 +8,10 @@
 //!
 //! A script is exact: at each step every session must have heard what the lines before say, in that order, and nothing
 //! else. The domain is `x`, the clock stands still but for `wait`. Verbs: `binds`, `comes`, `goes` (closes its stream),
-//! `drops` (the stream is gone), `resumes`, `enables` (XEP-0198, with resumption), `acks` (all that it heard), `sleeps`,
+//! `fades` (from now on it gets nothing, and the server does not know), `drops` (the stream is gone), `resumes`, `enables` (XEP-0198, with resumption), `acks` (all that it heard), `sleeps`,
 //! `wakes` (XEP-0352), `hears nothing`, `is quiet` (forgets what it heard); `juliet meets romeo` (subscriptions both ways),
 //! `juliet reloads` (from its cells, under a new owner), `wait 5` (seconds), `store stops`
-//! and `store answers` (reads wait meanwhile).
+//! and `store answers` (reads wait meanwhile), `link breaks` and `link mends` (what accounts tell each other meanwhile is lost).
 
 use crate::module::{Ctx, Pipeline, Settings};
 use crate::{Account, Effect, Effects, Loader, Scan};
@@ -45,6 +45,8 @@ pub struct World {
     clients: BTreeMap<String, Client>,
     conns: u64,
     queue: VecDeque<Task>,
+    /// What accounts tell each other is lost.
+    broken: bool,
     /// Reads wait here while the store does not answer.
     waiting: Option<VecDeque<Task>>,
 }
@@ -59,6 +61,8 @@ struct Client {
     accepted: u64,
     m: u64,
     sm: Option<Sm>,
+    /// Nothing reaches it any more.
+    faded: bool,
     heard: VecDeque<SharedStanza>,
     ended: Option<String>,
 }
@@ -89,6 +93,7 @@ impl World {
             clients: BTreeMap::new(),
             conns: 0,
             queue: VecDeque::new(),
+            broken: false,
             waiting: None,
         }
     }
@@ -133,6 +138,7 @@ impl World {
         }
         match what.split_once(' ') {
             Some(("meets", other)) => return self.meet(who, other),
+            None if who == "link" => return self.link(what == "mends"),
             None if who == "store" && what == "stops" => return self.waiting = Some(VecDeque::new()),
             None if who == "store" && what == "answers" => {
                 self.queue.extend(self.waiting.take().unwrap());
@@ -148,6 +154,7 @@ impl World {
                 self.says(who, "<presence/>");
                 self.quiet();
             }
+            "fades" => self.client(who).faded = true,
             "enables" => self.enable(who),
             "resumes" => self.resume(who),
             "acks" => {
@@ -277,6 +284,7 @@ impl World {
         let conn = ConnId { node: 0, plane: 0, slot: self.conns };
         let c = self.client(who);
         c.conn = conn;
+        c.faded = false;
         let sm = c.sm.clone().unwrap();
         let h = u32::try_from(c.m - sm.base_m).unwrap();
         self.edge(who, EdgeMsg::Resume { req: ReqId(3), previd: sm.previd.unwrap(), h });
@@ -308,6 +316,15 @@ impl World {
             self.input(&jid, |a, ctx, fx| a.handle_timer(ctx, fx));
         }
         self.pass(end.since(self.now.mono));
+    }
+
+    /// When it is there again, each side is told that the other is to be reached anew.
+    fn link(&mut self, mended: bool) {
+        self.broken = !mended;
+        let all: Vec<BareJid> = self.accounts.keys().filter(|_| mended).cloned().collect();
+        for jid in all {
+            self.input(&jid, |a, ctx, fx| a.handle_renewed(ctx, &|_| ShardId(0), ShardId(0), fx));
+        }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -366,6 +383,7 @@ impl World {
                 }
             }
             Effect::Edge(conn, msg) => self.hear(conn, msg),
+            Effect::Peer(..) if self.broken => {}
             Effect::Peer(to, body) => {
                 // A link keeps order between two parties, and copies what it carries.
                 let body = match body {
@@ -388,10 +406,12 @@ impl World {
             ShardMsg::Resumed { resumed, .. } => {
                 c.attach = resumed.attach;
                 for output in resumed.outputs {
+                    assert_eq!(output.m, c.m + 1, "outputs are dense");
                     c.m = output.m;
                     c.heard.push_back(output.stanza);
                 }
             }
+            ShardMsg::Deliver { .. } if c.faded => {}
             ShardMsg::Deliver { output, .. } => {
                 assert_eq!(output.m, c.m + 1, "outputs are dense");
                 c.m = output.m;

@@ -32,6 +32,9 @@ struct Play {
     /// Romeo's: whether with XEP-0198, where it is, and which session of that name it is.
     sessions: BTreeMap<&'static str, (bool, Stream, u32)>,
     sent: u64,
+    juliet: Stream,
+    /// The link between the accounts.
+    linked: bool,
     /// What each session heard.
     heard: BTreeMap<(&'static str, u32), Vec<u64>>,
     steps: Vec<String>,
@@ -50,6 +53,8 @@ impl Play {
             alone: seed.is_multiple_of(2),
             sessions: sessions.into_iter().map(|(who, sm)| (who, (sm, Stream::None, 0))).collect(),
             sent: 0,
+            juliet: Stream::Attached,
+            linked: true,
             heard: BTreeMap::new(),
             steps: Vec::new(),
         }
@@ -78,6 +83,9 @@ impl Play {
     }
 
     fn says(&mut self) {
+        if self.juliet == Stream::Detached {
+            return self.juliet(true);
+        }
         self.sent += 1;
         let to = ["romeo@x", "romeo@x", "romeo@x/a", "romeo@x/b"][self.draws.below(if self.alone { 1 } else { 4 }) as usize];
         let text = format!("<message to='{to}' type='chat'><body>{}</body></message>", self.sent);
@@ -86,7 +94,24 @@ impl Play {
         self.listen();
     }
 
+    fn juliet(&mut self, here: bool) {
+        self.juliet = if here { Stream::Attached } else { Stream::Detached };
+        self.step(format!("juliet/balcony {}", if here { "resumes" } else { "drops" }));
+    }
+
+    fn link(&mut self, here: bool) {
+        self.linked = here;
+        self.step(format!("link {}", if here { "mends" } else { "breaks" }));
+    }
+
     fn act(&mut self) {
+        match (self.draws.below(40), self.juliet) {
+            (0, Stream::Attached) => return self.juliet(false),
+            (1..=5, Stream::Detached) => return self.step("juliet reloads".into()),
+            (6, _) => return self.link(false),
+            (7..=9, _) if !self.linked => return self.link(true),
+            _ => {}
+        }
         let who = ["romeo/a", "romeo/b", "romeo/c"][self.draws.below(if self.alone { 1 } else { 3 }) as usize];
         let (sm, stream, n) = self.sessions[who];
         let next = match (self.draws.below(12), stream) {
@@ -100,7 +125,11 @@ impl Play {
                 self.step(format!("{who} goes"));
                 Stream::None
             }
-            (9, Stream::Attached) => return self.step(format!("{who} sleeps")),
+            (9, Stream::Attached) => {
+                // Without XEP-0198 what a dead stream swallowed is in the archive alone.
+                let what = if self.draws.below(2) == 0 || !sm { "sleeps" } else { "fades" };
+                return self.step(format!("{who} {what}"));
+            }
             (5..=8, Stream::Detached) => {
                 // What is sent again counts for the same session.
                 self.sessions.insert(who, (sm, Stream::Attached, n));
@@ -127,8 +156,18 @@ impl Play {
 
     /// Everything that is owed goes to somebody.
     fn settle(&mut self) {
+        if self.juliet == Stream::Detached {
+            self.juliet(true);
+        }
+        self.link(true);
         for who in ["romeo/a", "romeo/b", "romeo/c"] {
-            let (sm, stream, n) = self.sessions[who];
+            let (sm, mut stream, n) = self.sessions[who];
+            if stream == Stream::Attached {
+                // It may have faded.
+                stream = if sm { Stream::Detached } else { Stream::None };
+                self.sessions.insert(who, (sm, stream, n));
+                self.step(format!("{who} drops"));
+            }
             if stream == Stream::Detached {
                 self.sessions.insert(who, (sm, Stream::Attached, n));
                 self.step(format!("{who} resumes"));
