@@ -42,11 +42,24 @@ struct Lane {
     /// Set by a refusal: nothing is sent before.
     retry_at: Option<Instant>,
     refusals: u32,
+    /// When the last forward left: without a word for [`AGAIN_AFTER`], all under way is sent again.
+    sent_at: Option<Instant>,
+}
+
+impl Lane {
+    fn wakes(&self) -> Instant {
+        let again = self.sent_at.filter(|_| self.sent > 0).map(|at| at + AGAIN_AFTER);
+        self.retry_at.or(again).unwrap_or(Instant::NEVER)
+    }
 }
 
 /// The first pause after a refusal; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A confirmation may be lost without anybody noticing: one that is addressed to an owner who has just been replaced is
+/// dropped, and only its sender's link says that it is new.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Default, Debug)]
@@ -79,8 +92,11 @@ impl Outbox {
             return Vec::new();
         }
         lane.retry_at = None;
+        if lane.sent_at.is_some_and(|at| at + AGAIN_AFTER <= now) {
+            lane.sent = 0;
+        }
         let end = lane.queue.len().min(FORWARD_WINDOW_MAX);
-        let frames = (lane.sent..end)
+        let frames: Vec<PeerMsg> = (lane.sent..end)
             .map(|i| PeerMsg::Forward {
                 origin: lane.queue[i].origin,
                 prev: i.checked_sub(1).map(|p| lane.queue[p].origin),
@@ -90,6 +106,9 @@ impl Outbox {
             })
             .collect();
         lane.sent = lane.sent.max(end);
+        if !frames.is_empty() {
+            lane.sent_at = Some(now);
+        }
         frames
     }
 
@@ -114,7 +133,7 @@ impl Outbox {
         if !lane.queue.iter().take(lane.sent).any(|p| p.origin == origin) {
             return;
         }
-        lane.sent = 0;
+        (lane.sent, lane.sent_at) = (0, None);
         // The first refusal of a run may only mean that a frame was lost; later ones back off.
         let pause = RETRY_MAX.min(RETRY_MIN * 2u32.saturating_pow(lane.refusals.min(10)));
         lane.refusals += 1;
@@ -126,7 +145,7 @@ impl Outbox {
         let mut again = Vec::new();
         for (to, lane) in &mut self.lanes {
             if concerns(to) {
-                lane.sent = 0;
+                (lane.sent, lane.sent_at) = (0, None);
                 lane.retry_at = None;
                 again.push(to.clone());
             }
@@ -136,7 +155,7 @@ impl Outbox {
 
     /// Recipients whose pause has ended.
     pub fn due(&self, now: Instant) -> Vec<BareJid> {
-        self.lanes.iter().filter(|(_, l)| l.retry_at.is_some_and(|at| at <= now)).map(|(to, _)| to.clone()).collect()
+        self.lanes.iter().filter(|(_, l)| l.wakes() <= now).map(|(to, _)| to.clone()).collect()
     }
 
     /// Give up what was taken before `limit`, from the front of each lane.
@@ -157,7 +176,7 @@ impl Outbox {
 
     /// When something is due.
     pub fn next_wake(&self) -> Instant {
-        self.lanes.values().filter_map(|l| l.retry_at).min().unwrap_or(Instant::NEVER)
+        self.lanes.values().map(Lane::wakes).min().unwrap_or(Instant::NEVER)
     }
 
     /// Every recipient with something unconfirmed.

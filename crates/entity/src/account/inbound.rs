@@ -174,9 +174,10 @@ impl Account {
         }
     }
 
-    /// Is a row owed to this session until it acknowledges? A client without XEP-0198 finds archived ones in its archive.
+    /// Is a row owed to this session until it acknowledges? A client without XEP-0198 finds archived ones in its archive;
+    /// one that has just bound may be about to enable it.
     fn is_owed(&self, id: SessionId, archived: bool) -> bool {
-        self.state.session(id).is_some_and(|s| s.acknowledges() || !archived)
+        self.state.session(id).is_some_and(|s| s.acknowledges() || !archived || s.soft.presence.is_none())
     }
 
     /// Send what waited for a session to come (XEP-0160), oldest first, a window at a time.

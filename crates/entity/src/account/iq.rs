@@ -94,7 +94,15 @@ impl Account {
             }
             // XEP-0191 §3.3: of a blocked entity, silently dropped.
             if self.guarded(ctx, Point::Inbound, &stanza, None) == Flow::Continue {
-                let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
+                let session = stanza.to.as_ref().and_then(|to| to.resource()).and_then(|r| self.state.resource(r)).map(|s| s.id);
+            let late = |(s, to, id): &(SessionId, Jid, compact_str::CompactString)| {
+                Some(*s) == session && stanza.from.as_ref() == Some(to) && stanza.id.as_ref() == Some(id)
+            };
+            if let Some(at) = self.answered.iter().position(late) {
+                self.answered.remove(at);
+                return;
+            }
+            let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
             }
             return;
         }
@@ -129,9 +137,18 @@ impl Account {
             || session.is_some_and(|s| s.soft.directed.iter().any(|jid| jid == from || jid == bare.as_jid()))
     }
 
+    /// An own request is answered with an error, here: a later answer must not follow.
+    pub(super) fn note_answered(&mut self, session: SessionId, to: Jid, id: compact_str::CompactString) {
+        if self.answered.len() >= REQUESTS_MAX {
+            self.answered.pop_front();
+        }
+        self.answered.push_back((session, to, id));
+    }
+
     /// An own request whose addressee's owner is gone: nobody will answer it.
     pub(super) fn iq_lost(&mut self, session: SessionId, to: Jid, id: compact_str::CompactString, fx: &mut Effects) {
         let Some(jid) = self.session_jid(session) else { return };
+        self.note_answered(session, to.clone(), id.clone());
         let asked = Stanza::iq(IqType::Get, &id).with_to(to).with_from(jid);
         if let Some(reply) = StanzaError::new(Condition::RemoteServerTimeout).reply_to(&asked) {
             self.send(session, None, Arc::new(reply), fx);

@@ -329,10 +329,17 @@ impl Account {
             }
             Kind::Presence | Kind::Message => return,
         }
+        let is_answer = |o: &frame::Output| o.stanza.kind == Kind::Iq && !o.stanza.is_request() && o.stanza.id == stanza.id;
+        if self.state.session(id).is_some_and(|s| s.tail.iter().any(is_answer)) {
+            return;
+        }
         let to = stanza.to.as_ref();
         if to.is_none_or(|to| self.state.is_own(to) && to.is_bare() || to.local().is_none()) {
             self.out_iq(ctx, id, n, stanza.clone(), fx);
         } else {
+            if let (Some(to), Some(iq)) = (stanza.to.clone(), stanza.id.clone()) {
+                self.note_answered(id, to, iq);
+            }
             self.reply_error(ctx, id, stanza, &StanzaError::new(Condition::RemoteServerTimeout), fx);
         }
     }

@@ -22,7 +22,7 @@ use crate::state::{State, cell};
 use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
 use stanza::{Condition, Kind, Stanza, StanzaError};
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::FORWARD_GIVE_UP;
@@ -57,6 +57,8 @@ pub struct Account {
     reads: BTreeMap<ReadId, PendingRead>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
     requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
+    /// Those that the account answered itself because the other end died: an answer that comes after all is too late.
+    answered: VecDeque<(SessionId, Jid, compact_str::CompactString)>,
     /// Sessions whose edge and core died together: they cannot be resumed, but the log knows what they sent.
     lost: Vec<Lost>,
     live: bool,
@@ -125,6 +127,7 @@ impl Account {
             next_read: 0,
             reads: BTreeMap::new(),
             requests: Vec::new(),
+            answered: VecDeque::new(),
             lost: Vec::new(),
             live,
             cursor_at: Instant::NEVER,
@@ -255,9 +258,16 @@ impl Account {
 
     /// The plane of these connections is gone without a farewell.
     pub fn handle_conns_lost(&mut self, ctx: &Ctx<'_>, lost: &dyn Fn(ConnId) -> bool, fx: &mut Effects) {
-        let ids: Vec<SessionId> = self.state.sessions.iter().filter(|s| s.conn().is_some_and(lost)).map(|s| s.id).collect();
-        for id in ids {
-            self.detach(ctx, id, fx);
+        let held = self.state.sessions.iter().filter_map(|s| Some((s.id, s.attach, s.conn().filter(|c| lost(*c))?)));
+        let held: Vec<_> = held.collect();
+        for (session, attach, conn) in held {
+            self.detach(ctx, session, fx);
+            // If its edge lives after all it hears of it, though its client may say nothing for long.
+            let word = match self.state.session(session) {
+                Some(_) => ShardMsg::Again { session },
+                None => ShardMsg::Ended { session, attach, reason: EndReason::Internal },
+            };
+            fx.push(Effect::Edge(conn, word));
         }
         self.finish(ctx, fx);
     }
