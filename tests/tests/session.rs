@@ -1,10 +1,11 @@
 //! Sessions of our own strict client with the running server.
 #![allow(clippy::disallowed_methods)]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use chappe_tests::client::{Client, LoginRefused, Resumption, register};
 use chappe_tests::sasl::Mechanism;
 use chappe_tests::server::{Config, Kind, PASSWORD, Server};
+use chappe_tests::xml::Element;
 
 #[tokio::test]
 async fn starttls_and_direct_tls() -> Result<()> {

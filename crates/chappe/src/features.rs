@@ -39,6 +39,7 @@ const LOGINS: &str = "tests/tests/session.rs::every_mechanism_logs_in_and_refuse
 /// What lies in streams, listeners and rosters, below every module. A test that stands in `edge::core::XEPS` is added.
 const BELOW_MODULES: &[(u16, &str, &str, &[&str])] = &[
     (77, "2.4", "In-Band Registration", &["tests/tests/session.rs::in_band_registration"]),
+    (115, "1.6.0", "Entity Capabilities", &["tests/tests/session.rs::capabilities_in_the_stream_features"]),
     (198, "1.6.3", "Stream Management", &["tests/tests/session.rs::a_cut_session_resumes"]),
     (237, "1.3", "Roster Versioning", &["entity::roster::tests::unknown_versions_get_the_full_roster"]),
     (352, "1.0.0", "Client State Indication", &[]),

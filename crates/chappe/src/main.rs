@@ -39,7 +39,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server (also without a command)
-    Run,
+    Run {
+        /// Start although the journal is damaged, without what cannot be read: for once, with a copy of the data folder kept
+        #[arg(long)]
+        accept_loss: bool,
+    },
     /// Accounts of the running server
     #[command(subcommand)]
     User(ctl::User),
@@ -66,9 +70,9 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
     let source = Source { file: cli.config, set: cli.set };
-    let done = match cli.command.unwrap_or(Command::Run) {
-        Command::Run => {
-            return match run::run(source) {
+    let done = match cli.command.unwrap_or(Command::Run { accept_loss: false }) {
+        Command::Run { accept_loss } => {
+            return match run::run(source, accept_loss) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(1, &format!("{error:#}"), None),
             };

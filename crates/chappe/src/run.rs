@@ -27,11 +27,11 @@ const TOKEN_BYTES: usize = 32;
 /// What still runs after the drain is given so long, then the process ends: it has nothing left to say.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 
-/// Runs the server until a signal ends it.
+/// Runs the server until a signal ends it. `accept_loss`: also on a store of which durable data is missing.
 ///
 /// # Errors
 /// What keeps it from starting, in words.
-pub fn run(source: Source) -> anyhow::Result<()> {
+pub fn run(source: Source, accept_loss: bool) -> anyhow::Result<()> {
     let config = source.read()?;
     let level = log::install(&config)?;
     for warning in config.warnings() {
@@ -40,18 +40,18 @@ pub fn run(source: Source) -> anyhow::Result<()> {
     private_folder(config.data_dir())?;
     let metrics = Metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(source, config, level, metrics));
+    let done = runtime.block_on(serve(source, config, level, metrics, accept_loss));
     runtime.shutdown_timeout(LAST_WORDS_MAX);
     done
 }
 
-async fn serve(source: Source, config: Config, level: log::Level, metrics: Metrics) -> anyhow::Result<()> {
+async fn serve(source: Source, config: Config, level: log::Level, metrics: Metrics, accept_loss: bool) -> anyhow::Result<()> {
     // Before anything else: a signal while starting is kept, not lost.
     let mut signals = Signals::new()?;
     let token = token(&config)?;
     let tls = TlsStore::open(&config)?;
     let admin_listeners = bind(&config.listen.admin.0).await?;
-    let node = node::start(config.clone(), tls.clone()).await?;
+    let node = node::start(config.clone(), tls.clone(), accept_loss).await?;
     let control: Arc<dyn Control> = node.clone();
 
     let mut listening = control.listening();

@@ -46,10 +46,14 @@ impl Server {
     }
 
     fn spawn(&mut self) {
+        self.spawn_with(&[]);
+    }
+
+    fn spawn_with(&mut self, args: &[&str]) {
         let output = fs::File::create(self.folder.path().join("output")).unwrap();
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let mut command = Command::new(BINARY);
-        command.current_dir(&self.folder).env_remove("CHAPPE_DATA").env_remove("CHAPPE_CONFIG").stdout(output).stderr(log);
+        command.args(args).current_dir(&self.folder).stdout(output).stderr(log).env_remove("CHAPPE_DATA").env_remove("CHAPPE_CONFIG");
         self.child = Some(command.spawn().unwrap());
         self.until("it serves", || self.data("listening.json").exists() && self.read("output").contains("Ctrl-C"));
     }
@@ -200,6 +204,40 @@ fn a_server_that_cannot_start_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let fault = said(&format!("listen.admin = \"{}\"", taken.local_addr().unwrap()));
     assert!(fault.contains("cannot be bound"), "{fault}");
+}
+
+#[test]
+fn a_damaged_journal_is_refused_until_the_loss_is_accepted() {
+    let mut server = Server::start("");
+    for name in ["romeo@localhost", "juliet@localhost", "tybalt@localhost"] {
+        server.command(&["user", "add", name, "--password-stdin"], "s3cret", 0);
+    }
+    server.signal(Signal::KILL);
+    server.child.take().unwrap().wait().unwrap();
+    fs::remove_file(server.data("listening.json")).unwrap();
+    let journal = files(&server.data("store")).into_iter().find(|f| f.extension().is_some_and(|e| e == "jnl")).unwrap();
+    let mut bytes = fs::read(&journal).unwrap();
+    let name = b"juliet@localhost";
+    let at = bytes.windows(name.len()).position(|w| w == name).expect("the account is in the journal");
+    bytes[at] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+
+    let (_, said) = server.command(&["run"], "", 1);
+    assert!(said.contains("corrupt in the middle") && said.contains("start once with `--accept-loss`"), "{said}");
+    assert!(fs::read(&journal).unwrap() == bytes, "a refusal changes nothing");
+    server.spawn_with(&["run", "--accept-loss"]);
+    let users = server.json(&["user", "list"], "");
+    assert!(users.to_string().contains("romeo@localhost") && !users.to_string().contains("juliet@localhost"), "{users}");
+    assert_eq!(server.end(), Some(0));
+    // Once is enough.
+    server.spawn();
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let (folders, mut all): (Vec<_>, Vec<_>) = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).partition(|p| p.is_dir());
+    all.extend(folders.iter().flat_map(|f| files(f)));
+    all
 }
 
 #[test]

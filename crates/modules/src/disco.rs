@@ -1,4 +1,5 @@
-//! XEP-0030: Service Discovery, of the server and of an account; what they offer is the list of modules.
+//! XEP-0030: Service Discovery, of the server and of an account; what they offer is the list of modules. XEP-0115: Entity
+//! Capabilities of the server, told in its stream features ([`server_caps`]); those of clients pass with their presence.
 //!
 //! An account answers its owner and those who see its presence. To anybody else it is not there: `service-unavailable`,
 //! the answer for an account that does not exist (§8; RFC 6121 §8.5.1). That holds for items as well, where §8 would have
@@ -20,8 +21,12 @@ pub const CAPS_NODE: &str = "urn:chappe:server";
 /// See the file.
 pub const MODULE: Module = Module {
     name: "disco",
-    xeps: &[Xep { number: 30, version: "2.5.0", title: "Service Discovery", test: "modules::disco::tests::server" }],
-    features: &[ns::DISCO_INFO, ns::DISCO_ITEMS],
+    xeps: &[
+        Xep { number: 30, version: "2.5.0", title: "Service Discovery", test: "modules::disco::tests::server" },
+        Xep { number: 115, version: "1.6.0", title: "Entity Capabilities", test: "modules::disco::tests::verification_string" },
+    ],
+    // XEP-0115 §7: who has capabilities says so.
+    features: &[ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS],
     account_features: &[ns::DISCO_INFO, ns::DISCO_ITEMS],
     iqs: &[
         IqHandler { ns: ns::DISCO_INFO, run: server_info, ..QUERY },
@@ -127,6 +132,7 @@ mod tests {
     fn server() {
         let ver = server_ver(&crate::pipeline());
         let all = "<identity category='server' type='im' name='Chappe'/>
+            <feature var='http://jabber.org/protocol/caps'/>
             <feature var='http://jabber.org/protocol/disco#info'/>
             <feature var='http://jabber.org/protocol/disco#items'/>
             <feature var='jabber:iq:register'/>

@@ -45,16 +45,16 @@ pub struct NodeHandle {
     draining: AtomicBool,
 }
 
-/// Starts the node's parts; returns when its listeners are bound.
+/// Starts the node's parts; returns when its listeners are bound. `accept_loss`: see [`Options::accept_loss`].
 ///
 /// # Errors
 /// What keeps it from starting, in words for the operator.
-pub async fn start(config: Config, tls: TlsStore) -> anyhow::Result<Arc<NodeHandle>> {
+pub async fn start(config: Config, tls: TlsStore, accept_loss: bool) -> anyhow::Result<Arc<NodeHandle>> {
     let planes = match &config.cluster.planes {
         Auto::Fixed(n) => Planes::start(*n)?,
         Auto::Auto => Planes::one_per_cpu()?,
     };
-    let store = open_store(&config).await?;
+    let store = open_store(&config, accept_loss).await?;
     let decoy = decoy_secret(config.data_dir())?;
     let shards = config.cluster.shards;
     let (accounts, admin_link) = Accounts::new(store.clone(), shards);
@@ -82,7 +82,7 @@ pub async fn start(config: Config, tls: TlsStore) -> anyhow::Result<Arc<NodeHand
     }))
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Arc<Embedded>> {
+async fn open_store(config: &Config, accept_loss: bool) -> anyhow::Result<Arc<Embedded>> {
     let dir = config.data_dir().join(STORE_DIR);
     let s = &config.store;
     let options = Options {
@@ -91,6 +91,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<Embedded>> {
         readers: usize::from(s.readers),
         cache_bytes: s.cache.0,
         journal_bytes_max: s.journal.0,
+        accept_loss,
         ..Options::default()
     };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&dir, options)).await?;

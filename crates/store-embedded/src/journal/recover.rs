@@ -67,7 +67,7 @@ pub enum RecoverError {
     Disk(#[from] DiskError),
 }
 
-const ADVICE: &str = "No data was discarded. Restore a backup, or copy the data directory away and start once with accept-loss";
+const ADVICE: &str = "No data was discarded. Restore a backup, or copy the data directory away and start once with `--accept-loss`";
 
 fn lost(mark: u64, found: u64, damage: Option<&Damage>) -> String {
     let place = damage.map(|d| format!(" ({d})")).unwrap_or_default();
