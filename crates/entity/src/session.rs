@@ -313,7 +313,15 @@ const VERSION: u8 = 1;
 impl SessionRow {
     /// The row that says: attached.
     pub fn attached(s: &Session) -> SessionRow {
-        SessionRow { id: s.id, jid: s.jid.clone(), attach: s.attach, bound_at: s.bound_at, sm: s.soft.sm.clone(), given: s.given.clone(), detached: None }
+        SessionRow {
+            id: s.id,
+            jid: s.jid.clone(),
+            attach: s.attach,
+            bound_at: s.bound_at,
+            sm: s.soft.sm.clone(),
+            given: s.given.clone(),
+            detached: None,
+        }
     }
 
     /// The row that says: detached, and all that this row alone holds.

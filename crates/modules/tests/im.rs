@@ -525,3 +525,31 @@ fn full_jid_does_not_wait() {
             <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='000000000002'/></message>
     ");
 }
+
+/// One sender's messages stay in order, to the bare JID and to a full JID alike, also behind what waits.
+#[test]
+fn full_jid_waits_behind_the_same_sender() {
+    let message = |n: u32, to: &str| {
+        format!(
+            "<message from='juliet@x/balcony' to='{to}' type='chat'><body>{n}</body>
+            <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='00000000000{n}'/></message>"
+        )
+    };
+    run(&format!(
+        "
+        juliet/balcony comes
+        romeo/tomb binds
+        romeo/tomb goes
+        juliet/balcony > <message to='romeo@x' type='chat'><body>1</body></message>
+        romeo/orchard binds
+        juliet/balcony > <message to='romeo@x/orchard' type='chat'><body>2</body></message>
+        romeo/orchard hears nothing
+        romeo/orchard > <presence/>
+        romeo/orchard < <presence from='romeo@x/orchard' to='romeo@x'/>
+        romeo/orchard < {}
+        romeo/orchard < {}
+        ",
+        message(1, "romeo@x"),
+        message(2, "romeo@x/orchard"),
+    ));
+}

@@ -143,8 +143,7 @@ impl Account {
             if work.targets.iter().any(|id| self.is_owed(*id, work.archive)) {
                 owed.extend(work.targets.iter().copied());
             }
-            if backlog && !work.targets.is_empty() && work.targets.iter().all(|id| self.state.session(*id).is_some_and(takes_offline)) {
-                // Older messages are still on their way to whoever takes them: this one goes behind them.
+            if backlog && self.goes_behind(sender, &work) {
                 owed = Owed::from_slice(&[OFFLINE]);
             }
         }
@@ -172,6 +171,17 @@ impl Account {
             let pos = pos.filter(|_| owed.contains(&id));
             self.output(ctx, id, pos, work.stanza.clone(), fx);
         }
+    }
+
+    /// Older messages wait for whoever takes them. To sessions that take them this one goes behind all of them. One that
+    /// has not said yet whether it will gets what is sent to its full JID at once, but not before what the same sender
+    /// sent earlier; one with a negative priority never will.
+    fn goes_behind(&self, sender: &BareJid, work: &Work) -> bool {
+        let all = |which: fn(&Session) -> bool| {
+            !work.targets.is_empty() && work.targets.iter().all(|id| self.state.session(*id).is_some_and(which))
+        };
+        let same_sender = |s: &SharedStanza| s.from.as_ref().is_some_and(|from| from.bare_str() == sender.as_str());
+        all(takes_offline) || (all(|s| s.soft.presence.is_none()) && self.state.log.owed_to(OFFLINE).any(|o| same_sender(&o.stanza)))
     }
 
     /// Is a row owed to this session until it acknowledges? A client without XEP-0198 finds archived ones in its archive;

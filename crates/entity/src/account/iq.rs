@@ -39,9 +39,7 @@ impl Account {
             return Ok(());
         }
         let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
-        if !request
-            && let Some(s) = self.state.session_mut(id)
-        {
+        if !request && let Some(s) = self.state.session_mut(id) {
             s.asked.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
         }
         if self.state.is_own(&to) {
@@ -95,14 +93,14 @@ impl Account {
             // XEP-0191 §3.3: of a blocked entity, silently dropped.
             if self.guarded(ctx, Point::Inbound, &stanza, None) == Flow::Continue {
                 let session = stanza.to.as_ref().and_then(|to| to.resource()).and_then(|r| self.state.resource(r)).map(|s| s.id);
-            let late = |(s, to, id): &(SessionId, Jid, compact_str::CompactString)| {
-                Some(*s) == session && stanza.from.as_ref() == Some(to) && stanza.id.as_ref() == Some(id)
-            };
-            if let Some(at) = self.answered.iter().position(late) {
-                self.answered.remove(at);
-                return;
-            }
-            let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
+                let late = |(s, to, id): &(SessionId, Jid, compact_str::CompactString)| {
+                    Some(*s) == session && stanza.from.as_ref() == Some(to) && stanza.id.as_ref() == Some(id)
+                };
+                if let Some(at) = self.answered.iter().position(late) {
+                    self.answered.remove(at);
+                    return;
+                }
+                let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
             }
             return;
         }
