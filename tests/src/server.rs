@@ -200,7 +200,9 @@ impl Server {
 
     fn is_ready(&self) -> bool {
         let (address, request, expected) = match self.kind {
-            Kind::Chappe => (self.ports.admin, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "HTTP/1.1 200"),
+            Kind::Chappe => {
+                (self.ports.admin, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "HTTP/1.1 200")
+            }
             Kind::Prosody => (
                 self.ports.c2s,
                 format!(

@@ -95,11 +95,7 @@ impl Sm {
         // h wraps at 2^32 (XEP-0198 §4), so distances are compared, never values.
         let covered = h.wrapping_sub(self.acked);
         if covered as usize > self.queue.len() {
-            let fault = if covered > u32::MAX / 2 {
-                Fault::Back { h, acked: self.acked }
-            } else {
-                Fault::Ahead { h, sent: self.sent() }
-            };
+            let fault = if covered > u32::MAX / 2 { Fault::Back { h, acked: self.acked } } else { Fault::Ahead { h, sent: self.sent() } };
             return Err(fault);
         }
         self.acked = h;

@@ -57,8 +57,10 @@ pub fn trusting(pem: &Path) -> Result<Arc<ClientConfig>> {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth();
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     // XEP-0368 §2: only direct TLS says what it will speak; the connector takes this away for STARTTLS.
     config.alpn_protocols = vec![b"xmpp-client".to_vec()];
     Ok(Arc::new(config))

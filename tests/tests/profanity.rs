@@ -49,7 +49,10 @@ async fn subscribe(juliet: &Terminal, romeo: &mut Client) -> Result<()> {
 
     juliet.ask("/status set away \"in the garden\"", "Status set to away").await?;
     let away = romeo.wait_presence("juliet@localhost/balcony", "").await?;
-    ensure!(away.child_text("show").as_deref() == Some("away") && away.child_text("status").as_deref() == Some("in the garden"), "{away:?}");
+    ensure!(
+        away.child_text("show").as_deref() == Some("away") && away.child_text("status").as_deref() == Some("in the garden"),
+        "{away:?}"
+    );
     let dnd = Element::new("presence", ns::CLIENT).child(Element::new("show", ns::CLIENT).text("dnd"));
     romeo.send(dnd.child(Element::new("status", ns::CLIENT).text("fighting"))).await?;
     juliet.shows("Romeo (orchard) is dnd, \"fighting\"").await

@@ -81,7 +81,10 @@ async fn subscription_presence_and_messages() -> Result<()> {
     romeo.wait_push("juliet@localhost", "both", false).await?;
     romeo.wait_presence("juliet@localhost/balcony", "").await?;
     let roster = juliet.roster().await?;
-    assert_eq!((roster[0].subscription.as_str(), roster[0].name.as_str(), &roster[0].groups[..]), ("both", "Romeo", &["Lovers".to_owned()][..]));
+    assert_eq!(
+        (roster[0].subscription.as_str(), roster[0].name.as_str(), &roster[0].groups[..]),
+        ("both", "Romeo", &["Lovers".to_owned()][..])
+    );
 
     juliet.chat("romeo@localhost", "Art thou not Romeo?").await?;
     let message = romeo.wait_body("Art thou not Romeo?").await?;

@@ -9,9 +9,7 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 use stanza::{Stanza, StanzaError};
 use std::sync::Arc;
-use types::{
-    Attach, BareJid, ConnId, Epoch, FullJid, Jid, Origin, ReqId, SessionId, ShardId, Ticket,
-};
+use types::{Attach, BareJid, ConnId, Epoch, FullJid, Jid, Origin, ReqId, SessionId, ShardId, Ticket};
 
 /// A parsed stanza, shared by everyone who holds it.
 pub type SharedStanza = Arc<Stanza>;
@@ -199,7 +197,7 @@ pub struct SessionCopy {
     pub m_acked: u64,
     /// The last log position among all outputs received.
     pub pos: Pos,
-    /// Outputs that the client has not acknowledged, in order (empty for a client without XEP-0198).
+    /// Outputs that the client has not acknowledged, in order. Of a client without XEP-0198 those that came from a row: a ping asks for them.
     pub outputs: Vec<Output>,
     /// What else the old owner asked it to keep.
     pub soft: Arc<Soft>,
@@ -438,6 +436,8 @@ pub struct Resumed {
     pub m: u64,
     /// The highest output acknowledged.
     pub m_acked: u64,
+    /// The last log position among all outputs so far.
+    pub pos: Pos,
     /// What to hold (its `sm` gives the counts' bases).
     pub soft: Arc<Soft>,
 }

@@ -37,8 +37,7 @@ pub const MODULE: Module = Module {
     ..Module::EMPTY
 };
 
-const QUERY: IqHandler =
-    IqHandler { ns: ns::DISCO_INFO, name: "query", kind: IqKind::Get, at: At::Server, run: server_info, resume: None };
+const QUERY: IqHandler = IqHandler { ns: ns::DISCO_INFO, name: "query", kind: IqKind::Get, at: At::Server, run: server_info, resume: None };
 
 /// Category, type, name.
 type Identity = (&'static str, &'static str, Option<&'static str>);

@@ -10,10 +10,7 @@ pub const MODULE: Module = Module {
     name: "hints",
     xeps: &[Xep { number: 334, version: "1.0.0", title: "Message Processing Hints", test: "modules::hints::tests::no_store" }],
     features: &[ns::HINTS],
-    hooks: &[
-        Hook { point: Point::Outbound, phase: Phase::Mark, run: mark },
-        Hook { point: Point::Inbound, phase: Phase::Mark, run: mark },
-    ],
+    hooks: &[Hook { point: Point::Outbound, phase: Phase::Mark, run: mark }, Hook { point: Point::Inbound, phase: Phase::Mark, run: mark }],
     ..Module::EMPTY
 };
 

@@ -140,11 +140,8 @@ fn give(cx: &mut IqCtx<'_>, session: SessionId, search: Search) -> Answer {
 
 fn fin(found: &Found) -> Element {
     let ends = found.items.first().zip(found.items.last());
-    let page = rsm::Page {
-        ends: ends.map(|(first, last)| (archive_id(first.row), archive_id(last.row))),
-        index: found.index,
-        count: found.count,
-    };
+    let page =
+        rsm::Page { ends: ends.map(|(first, last)| (archive_id(first.row), archive_id(last.row))), index: found.index, count: found.count };
     let complete = (!found.limited).then_some("true");
     Element::new("fin", ns::MAM).with_attr_opt("complete", complete).with_child(page.to_element())
 }

@@ -85,7 +85,8 @@ impl World {
             let rows = self.rows(&jid).map_err(|e| format!("log of {jid}: {e}"))?;
             let mut numbers = BTreeSet::new();
             if let Some((pos, _)) = rows.iter().find(|(pos, _)| !numbers.insert(pos.row)) {
-                return Err(format!("{jid} has two valid rows {}", pos.row));
+                let all: Vec<_> = rows.iter().filter(|(p, _)| p.row == pos.row).map(|(p, r)| (p.epoch.0, r.origin)).collect();
+                return Err(format!("{jid} has two valid rows {}: {all:?}, {:?}", pos.row, self.dump(&row::seals(&jid))));
             }
             let (mut sent, mut got) = (BTreeMap::<MsgId, u32>::new(), BTreeMap::<MsgId, u32>::new());
             let mut last: BTreeMap<(bool, usize), u64> = BTreeMap::new();

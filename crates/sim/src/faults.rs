@@ -165,7 +165,8 @@ impl World {
     }
 
     fn some(&mut self, of: impl Fn(&crate::net::Party) -> bool) -> Option<usize> {
-        let all: Vec<usize> = (0..self.parties.len()).filter(|p| self.parties[*p].up && !self.parties[*p].stopped && of(&self.parties[*p])).collect();
+        let all: Vec<usize> =
+            (0..self.parties.len()).filter(|p| self.parties[*p].up && !self.parties[*p].stopped && of(&self.parties[*p])).collect();
         if all.is_empty() { None } else { Some(all[self.rng.random_range(0..all.len())]) }
     }
 
@@ -305,12 +306,8 @@ impl World {
 
     fn tell_conns(&mut self, p: usize, shard: ShardId, epoch: Epoch) {
         let concerned = |jid: &types::BareJid| rpc::shard_of(jid.as_str(), SHARDS) == shard;
-        let slots: Vec<u64> = self
-            .conns
-            .iter()
-            .filter(|(_, c)| c.party == p && c.core.account().is_none_or(concerned))
-            .map(|(slot, _)| *slot)
-            .collect();
+        let slots: Vec<u64> =
+            self.conns.iter().filter(|(_, c)| c.party == p && c.core.account().is_none_or(concerned)).map(|(slot, _)| *slot).collect();
         for slot in slots {
             self.with_conn(slot, |c, now| c.handle_placement(now, shard, epoch));
         }
@@ -410,7 +407,11 @@ impl World {
         }
         let conns: Vec<(u64, bool)> = self.conns.iter().filter(|(_, c)| c.party == p).map(|(s, c)| (*s, c.client_open)).collect();
         for (slot, open) in conns {
-            self.with_conn(slot, |c, now| if !open { c.handle_closed(now) });
+            self.with_conn(slot, |c, now| {
+                if !open {
+                    c.handle_closed(now)
+                }
+            });
         }
     }
 

@@ -1,8 +1,8 @@
 //! Runs seeds, and prints the first one that goes wrong with the end of its trace.
 
 use anyhow::bail;
-use clap::{Parser, ValueEnum};
 use chappe_sim::{Keep, Mode, run};
+use clap::{Parser, ValueEnum};
 use std::time::{Duration, Instant};
 
 /// Lines of the trace that a failure prints.

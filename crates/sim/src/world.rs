@@ -357,7 +357,8 @@ impl World {
 
     /// Put a frame on a link. False if the link does not take it.
     pub fn send(&mut self, from: usize, to: usize, payload: Payload) -> bool {
-        let delay = if from == to { self.rng.random_range(0..=1) } else { self.rng.random_range(self.plan.delay_ms.0..=self.plan.delay_ms.1) };
+        let delay =
+            if from == to { self.rng.random_range(0..=1) } else { self.rng.random_range(self.plan.delay_ms.0..=self.plan.delay_ms.1) };
         let now = self.now;
         let life = self.parties[to].life;
         let link = self.links.entry((from, to)).or_insert(Link { generation: 0, last: 0, up: true });

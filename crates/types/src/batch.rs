@@ -21,8 +21,7 @@ pub enum Collection {
 
 impl Collection {
     /// All of them, for tools that walk a store.
-    pub const ALL: [Collection; 5] =
-        [Collection::Account, Collection::Log, Collection::Live, Collection::Index, Collection::Epoch];
+    pub const ALL: [Collection; 5] = [Collection::Account, Collection::Log, Collection::Live, Collection::Index, Collection::Epoch];
 }
 
 /// A partition: the unit of atomicity and of ordered scans.

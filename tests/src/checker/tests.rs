@@ -205,7 +205,8 @@ fn a_message_with_another_text() {
 
 #[test]
 fn a_message_from_another_sender() {
-    let event = Event::Received { client: s(R), session: 2, via: Via::Stream, from: s("paris@x"), id: s("1"), body: s("b1"), stanza_id: None };
+    let event =
+        Event::Received { client: s(R), session: 2, via: Via::Stream, from: s("paris@x"), id: s("1"), body: s("b1"), stanza_id: None };
     broken(&with(vec![event]), &[(Rule::Altered, 1)]);
 }
 
@@ -217,7 +218,8 @@ fn a_message_in_a_strangers_archive() {
 
 #[test]
 fn a_stanza_id_that_the_archive_does_not_know() {
-    let event = Event::Received { client: s(R), session: 2, via: Via::Stream, from: s(J), id: s("1"), body: s("b1"), stanza_id: Some(s("zzz")) };
+    let event =
+        Event::Received { client: s(R), session: 2, via: Via::Stream, from: s(J), id: s("1"), body: s("b1"), stanza_id: Some(s("zzz")) };
     broken(&with(vec![event]), &[(Rule::StanzaId, 1)]);
 }
 

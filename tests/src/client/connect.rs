@@ -111,7 +111,9 @@ impl Connector {
         let alpn = connection.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
         ensure!(alpn.as_deref().is_none_or(|p| p == "xmpp-client"), "ALPN: {alpn:?}");
         let exporter = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => Some(connection.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(b""))?),
+            Some(ProtocolVersion::TLSv1_3) => {
+                Some(connection.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(b""))?)
+            }
             _ => None,
         };
         let mut stream = Stream::new(Box::new(tls));
@@ -162,9 +164,8 @@ impl Connector {
         let offered = features.get("mechanisms", ns::SASL).with_context(|| format!("no SASL in {features:?}"))?;
         let names: Vec<String> = offered.children().filter(|c| c.is("mechanism", ns::SASL)).map(Element::own_text).collect();
         // XEP-0440: a PLUS mechanism may be there for another binding only.
-        let exporter_offered = features
-            .get("sasl-channel-binding", ns::SASL_CB)
-            .is_some_and(|b| b.children().any(|c| c.attr("type") == Some("tls-exporter")));
+        let exporter_offered =
+            features.get("sasl-channel-binding", ns::SASL_CB).is_some_and(|b| b.children().any(|c| c.attr("type") == Some("tls-exporter")));
         let exporter = exporter.filter(|_| exporter_offered);
         let can = |m: &Mechanism| names.iter().any(|n| n == m.name()) && (!m.is_plus() || exporter.is_some());
         let mechanism = match self.mechanism {

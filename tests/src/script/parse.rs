@@ -111,7 +111,10 @@ impl Script {
             let place = format!("{file}:{}", first + 1);
             ensure!(!line.starts_with([' ', '\t']), "{place}: nobody sends or receives this: {line}");
             let mut block = Vec::new();
-            while at < lines.len() && (lines[at].starts_with([' ', '\t']) || (lines[at].is_empty() && lines[at..].iter().find(|l| !l.is_empty()).is_some_and(|l| l.starts_with([' ', '\t'])))) {
+            while at < lines.len()
+                && (lines[at].starts_with([' ', '\t'])
+                    || (lines[at].is_empty() && lines[at..].iter().find(|l| !l.is_empty()).is_some_and(|l| l.starts_with([' ', '\t']))))
+            {
                 block.push(lines[at].trim());
                 at += 1;
             }
@@ -250,7 +253,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["Romeo dances", "Tybalt connects", "Romeo sends:", "Romeo connects\n\t<a/>", "\t<a/>", "Romeo receives:\n\t<a>", "5 moons pass"] {
+        for text in [
+            "Romeo dances",
+            "Tybalt connects",
+            "Romeo sends:",
+            "Romeo connects\n\t<a/>",
+            "\t<a/>",
+            "Romeo receives:\n\t<a>",
+            "5 moons pass",
+        ] {
             assert!(script(&format!("{HEAD}{text}\n")).is_err(), "{text}");
         }
     }

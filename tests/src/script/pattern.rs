@@ -91,7 +91,8 @@ fn cut(text: &str) -> Option<(&str, &str, &str)> {
     while let Some(open) = text[from..].find('{').map(|i| i + from) {
         if let Some(len) = text[open + 1..].find('}') {
             let name = &text[open + 1..open + 1 + len];
-            let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+            let is_name = name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
             if is_name {
                 return Some((&text[..open], name, &text[open + len + 2..]));
             }

@@ -21,10 +21,8 @@ const RATES: [&str; 6] = [
 pub(super) fn configure(server: &Server) -> Result<()> {
     let config = &server.config;
     let mut text = format!("domains = [{:?}]\ndata_dir = {:?}\n", config.domain, server.data());
-    text += &format!(
-        "[listen]\nc2s = \"{}\"\nc2s_tls = \"{}\"\nadmin = \"{}\"\n",
-        server.ports.c2s, server.ports.c2s_tls, server.ports.admin
-    );
+    text +=
+        &format!("[listen]\nc2s = \"{}\"\nc2s_tls = \"{}\"\nadmin = \"{}\"\n", server.ports.c2s, server.ports.c2s_tls, server.ports.admin);
     text += &format!("[registration]\nin_band = {}\n", config.in_band_registration);
     if config.certificate {
         let files = &server.certificates;

@@ -1,10 +1,10 @@
 //! What an account wants archived (XEP-0441). Kept in one cell; one that cannot be read archives nothing.
 
+use bytes::Bytes;
 use entity::codec::{Corrupt, Reader, Writer};
 use entity::module::{ArchiveDefault, IqCtx, Settings};
 use entity::roster::Roster;
 use entity::state::{State, cell};
-use bytes::Bytes;
 use stanza::{Condition, StanzaError};
 use types::{Jid, ns};
 use xml::Element;

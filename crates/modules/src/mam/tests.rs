@@ -7,8 +7,8 @@ use entity::state::{cell, partition};
 use entity::testing::{START, World, jid};
 use entity::{Effect, row::Owed};
 use frame::{Pos, SharedStanza};
-use std::sync::Arc;
 use stanza::{Kind, MessageType, Stanza};
+use std::sync::Arc;
 use types::{Epoch, Op, Origin, Timestamp, ns};
 use xml::Element;
 
@@ -215,7 +215,10 @@ fn filters() {
         ("<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>f</value></field></x>".into(), "modify/bad-request"),
         (format!("<x xmlns='jabber:x:data' type='submit'>{FORM}<field/></x>"), "modify/bad-request"),
         (format!("<x xmlns='jabber:x:data' type='submit'>{FORM}</x>"), "true 1@0..5 of 5"),
-        (format!("<x xmlns='jabber:x:data' type='submit'>{FORM}{}</x>", field("ids", &vec!["000000000001"; 251].join(" "))), "modify/bad-request"),
+        (
+            format!("<x xmlns='jabber:x:data' type='submit'>{FORM}{}</x>", field("ids", &vec!["000000000001"; 251].join(" "))),
+            "modify/bad-request",
+        ),
     ] {
         assert_eq!(ask(&mut world, "juliet/balcony", &form).1, end, "{form}");
     }
@@ -493,7 +496,10 @@ fn big_archive() {
         let stanza = Stanza::message(jid("juliet"), MessageType::Chat).with_from(types::Jid::parse(peer).unwrap()).with_body("b");
         let sender = stanza.from.as_ref().unwrap().to_bare();
         let archived = draws.below(4) != 0;
-        rows.push((row, Row { at, sender, origin: Origin::default(), target: None, archived, owed: Owed::new(), stanza: Arc::new(stanza) }));
+        rows.push((
+            row,
+            Row { at, sender, origin: Origin::default(), target: None, archived, owed: Owed::new(), stanza: Arc::new(stanza) },
+        ));
     }
     let mut world = filled(&rows, LAST, at);
     let archived: Vec<&(u64, Row)> = rows.iter().filter(|(_, r)| r.archived).collect();
