@@ -132,11 +132,11 @@ impl Session {
 
     /// A session that goes on here. Its state is active, whatever it was (XEP-0352 §5.2).
     pub fn resumed(resumed: Resumed, epoch: Epoch, now: Instant) -> Session {
-        let Resumed { session, attach, jid, accepted, outputs, m, m_acked, soft } = resumed;
+        let Resumed { session, attach, jid, accepted, outputs, m, m_acked, pos, soft } = resumed;
         let mut s = Session::bound(Bound { session, attach, jid }, epoch, now);
         (s.accepted, s.sent, s.ack_told, s.ack_until) = (accepted, accepted, accepted, accepted);
         (s.m, s.m_acked, s.acked_told) = (m, m_acked, m_acked);
-        s.pos = outputs.iter().filter_map(|o| o.pos).max().unwrap_or_default();
+        s.pos = pos;
         s.unacked = outputs.into();
         s.sm = soft.sm.clone();
         s.soft = soft;

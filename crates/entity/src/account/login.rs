@@ -203,6 +203,7 @@ impl Account {
             outputs: s.tail.iter().cloned().collect(),
             m: s.m,
             m_acked: s.m_acked,
+            pos: s.pos,
             soft: s.soft.clone(),
         };
         // The client is back: what was held back for an inactive one is due when it says so (XEP-0352 §5).

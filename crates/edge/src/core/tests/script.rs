@@ -369,7 +369,7 @@ impl Script {
         self.m = m_acked;
         let outputs: Vec<_> = parts.map(|p| self.output(p)).collect();
         let soft = Arc::new(Soft { sm: Some(sm), ..Soft::default() });
-        Resumed { session: SESSION, attach, jid: self.jid.clone(), accepted, outputs, m: self.m, m_acked, soft }
+        Resumed { session: SESSION, attach, jid: self.jid.clone(), accepted, outputs, m: self.m, m_acked, pos: frame::Pos::default(), soft }
     }
 
     /// `m=` (else the next one), `row=`, then the stanza.
