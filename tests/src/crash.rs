@@ -106,6 +106,8 @@ pub(crate) struct Board {
     pub(crate) sent: BTreeMap<String, HashSet<String>>,
     /// Recipient → ids it got.
     pub(crate) received: BTreeMap<String, HashSet<String>>,
+    /// Who has a session on a stream.
+    pub(crate) live: HashSet<String>,
     pub(crate) acked: usize,
     pub(crate) resumed: usize,
     pub(crate) refused: usize,
@@ -220,6 +222,10 @@ struct Faults<'a> {
 impl Faults<'_> {
     async fn make(&mut self) -> Result<()> {
         while self.n < self.plan.faults {
+            // Three in four strike a chat in full swing, the others whatever the clients are at: connecting, resuming, binding.
+            if self.rng.random_ratio(3, 4) {
+                self.all_live().await;
+            }
             self.pause(Duration::ZERO, self.plan.up_max).await;
             self.n += 1;
             let fault = match self.plan.fault {
@@ -234,6 +240,14 @@ impl Faults<'_> {
         // Chat on for a while, so that the last fault has its aftermath.
         self.pause(self.plan.up_max, self.plan.up_max * 2).await;
         Ok(())
+    }
+
+    /// Until every client has its session, if that comes to pass soon.
+    async fn all_live(&self) {
+        let start = Instant::now();
+        while self.shared.board(|b| b.live.len()) < self.plan.pairs * 2 && start.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn pause(&mut self, least: Duration, most: Duration) {

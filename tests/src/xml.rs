@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rxml::{Event, Parse};
 
 /// An element with its children, namespaces resolved.
@@ -174,7 +174,11 @@ impl Default for StreamParser {
 
 impl StreamParser {
     /// Takes bytes. An error is one of the XML that the server sent.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        self.parse(bytes).with_context(|| format!("the server sent {:?}", String::from_utf8_lossy(bytes)))
+    }
+
+    fn parse(&mut self, mut bytes: &[u8]) -> Result<()> {
         loop {
             match self.parser.parse(&mut bytes, false) {
                 Ok(Some(event)) => self.event(event)?,
@@ -202,7 +206,7 @@ impl StreamParser {
         match event {
             Event::XmlDeclaration(..) => {}
             Event::StartElement(_, (ns, name), attrs) => {
-                let mut element = Element::new(&name.to_string(), &ns.to_string());
+                let mut element = Element::new(name.as_ref(), ns.as_ref());
                 for ((ns, name), value) in attrs {
                     let ns = ns.to_string();
                     let name = if ns == "http://www.w3.org/XML/1998/namespace" { format!("xml:{name}") } else { name.to_string() };

@@ -195,6 +195,7 @@ impl Talker {
     /// A stream has ended. Whoever broke a rule is told; a crash breaks none.
     fn ended(&mut self, error: anyhow::Error) {
         self.client.cut();
+        self.shared.board(|b| b.live.remove(&self.name));
         match error.downcast_ref::<End>() {
             Some(End::Broken(_) | End::Closed) => {}
             Some(End::Error(condition)) if FAIR_ENDS.contains(&condition.as_str()) => {}
@@ -238,7 +239,10 @@ impl Talker {
         match resumption {
             Resumption::Resumed { acked, resent } => {
                 self.acked(&acked, AckBy::Resumed);
-                self.shared.board(|b| b.resumed += 1);
+                self.shared.board(|b| {
+                    b.resumed += 1;
+                    b.live.insert(self.name.clone())
+                });
                 let (client, session) = (self.name.clone(), self.session);
                 self.add(Event::Resumed { client, session, resent: resent.len() });
                 Ok(())
@@ -261,6 +265,7 @@ impl Talker {
     fn bound(&mut self) -> Result<()> {
         self.session += 1;
         self.settled = false;
+        self.shared.board(|b| b.live.insert(self.name.clone()));
         self.add(Event::Bound { client: self.name.clone(), session: self.session });
         self.client.push(&Element::new("presence", ns::CLIENT))?;
         while let Some(sent) = self.again.pop_front() {
