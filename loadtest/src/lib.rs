@@ -1,1 +1,22 @@
-//! Load generator for any XMPP server
+//! A load generator for XMPP servers: it logs in, keeps sessions, chats, and counts what the server's process spends.
+//!
+//! It works against any server of RFC 6120 and names nothing of Chappe's own crates. It checks while it measures: a figure
+//! of a run that lost, doubled or reordered a message says so. It never reads a server's data and needs no help from it;
+//! CPU and memory come from `/proc`, for a server on the same machine.
+//!
+//! Start with [`scenario`] for what is measured, [`client`] for the client, [`figures`] for the run that compares servers.
+
+pub mod client;
+pub mod clock;
+pub mod element;
+pub mod figures;
+pub mod histogram;
+pub mod order;
+pub mod probe;
+pub mod process;
+pub mod progress;
+pub mod scenario;
+pub mod scram;
+pub mod server;
+pub mod splitter;
+pub mod tls;

@@ -1,0 +1,305 @@
+//! The run that compares servers: each scenario on each of them in turn, several rounds, then medians, ratios and spread.
+
+mod page;
+mod profile;
+
+pub use page::one;
+pub use profile::Profile;
+
+use crate::client::{Account, TlsMode};
+use crate::progress::Progress;
+use crate::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use crate::server::{Collector, DOMAIN, Program, Server, Setup};
+use crate::tls::{self, Certificate, Trust};
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Rounds; figures are medians of them.
+    pub rounds: usize,
+    /// Logins of one run.
+    pub logins: usize,
+    /// Sessions of one run of `idle`.
+    pub idle: usize,
+    /// Sessions that are there before them.
+    pub idle_base: usize,
+    /// Seconds of quiet before memory is read.
+    pub settle: u64,
+    /// Pairs that chat.
+    pub pairs: usize,
+    /// Messages of one sender on their way.
+    pub window: u64,
+    /// Messages a second of all together, in the runs at a fixed rate.
+    pub rate: f64,
+    /// Bytes of a body.
+    pub body_bytes: usize,
+    /// With XEP-0198, an `<r/>` after so many messages.
+    pub ack_every: u64,
+    /// Seconds of chat before the measured time.
+    pub warm_up: f64,
+    /// Seconds of chat measured.
+    pub measure: f64,
+    /// Whether to look where the time goes.
+    pub profile: bool,
+}
+
+impl Plan {
+    /// For figures to keep.
+    pub fn full() -> Plan {
+        Plan {
+            rounds: 5,
+            logins: 400,
+            idle: 600,
+            idle_base: 100,
+            settle: 4,
+            pairs: 25,
+            window: 4,
+            rate: 400.0,
+            body_bytes: 200,
+            ack_every: 5,
+            warm_up: 2.0,
+            measure: 5.0,
+            profile: true,
+        }
+    }
+
+    /// To see that everything works.
+    pub fn quick() -> Plan {
+        Plan { rounds: 1, logins: 60, idle: 100, idle_base: 20, settle: 2, warm_up: 0.5, measure: 2.0, ..Plan::full() }
+    }
+
+    fn accounts(&self) -> usize {
+        (self.idle + self.idle_base).max(self.logins).max(2 * self.pairs)
+    }
+
+    fn chat(&self, management: bool, rate: Option<f64>) -> Work {
+        Work::Chat(Chat {
+            pairs: self.pairs,
+            window: self.window,
+            rate,
+            management,
+            ack_every: self.ack_every,
+            body_bytes: self.body_bytes,
+            warm_up: self.warm_up,
+            measure: self.measure,
+        })
+    }
+}
+
+/// What a cell of the table runs.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Login(Login),
+    Idle(Idle),
+    Chat(Chat),
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+struct Cell {
+    key: &'static str,
+    tls: TlsMode,
+    archive: bool,
+    work: Work,
+    /// Run also with Prosody's default collector.
+    collectors: bool,
+}
+
+fn cells(plan: &Plan) -> Vec<Cell> {
+    use TlsMode::{Plain, StartTls};
+    let login = Work::Login(Login { logins: plan.logins, concurrency: scenario::CONCURRENCY });
+    let idle = Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
+    let (closed, managed) = (plan.chat(false, None), plan.chat(true, None));
+    let open = plan.chat(false, Some(plan.rate));
+    let cell = |key, tls, archive, work| Cell { key, tls, archive, work, collectors: false };
+    vec![
+        cell("login, plain", Plain, false, login),
+        cell("login, TLS 1.3", StartTls, false, login),
+        Cell { collectors: true, ..cell("idle session, plain", Plain, false, idle) },
+        Cell { collectors: true, ..cell("idle session, TLS 1.3", StartTls, false, idle) },
+        cell("chat, no archive", Plain, false, closed),
+        cell("chat, no archive, TLS 1.3", StartTls, false, closed),
+        cell("chat, no archive, XEP-0198", Plain, false, managed),
+        cell("chat, archives", Plain, true, closed),
+        cell("chat, archives, XEP-0198", Plain, true, managed),
+        cell("chat at a fixed rate, no archive", Plain, false, open),
+        cell("chat at a fixed rate, archives", Plain, true, open),
+    ]
+}
+
+/// Everything that a run has found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figures {
+    /// The day.
+    pub date: String,
+    /// The machine.
+    pub machine: BTreeMap<String, String>,
+    /// The programs.
+    pub versions: Vec<String>,
+    /// How much of everything.
+    pub plan: Plan,
+    /// Load average at the start and the end: more than the number of CPUs says that the machine had other work.
+    pub load: [String; 2],
+    /// By row, then by server, a run for each round.
+    pub rows: Vec<Row>,
+    /// Where the time goes.
+    pub profiles: Vec<Profile>,
+}
+
+/// One row: the runs of each server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// What was done.
+    pub key: String,
+    /// By server, in the order of the rounds.
+    pub runs: BTreeMap<String, Vec<Outcome>>,
+}
+
+/// Accounts of one server, made once; each run starts on a copy.
+struct Prepared {
+    program: Program,
+    folder: PathBuf,
+    /// Each server has salts of its own, so the keys that clients keep are its own too.
+    accounts: Arc<[Account]>,
+}
+
+struct Bench {
+    scratch: tempfile::TempDir,
+    certificate: Certificate,
+    config: Arc<rustls::ClientConfig>,
+    progress: Arc<Progress>,
+}
+
+/// Runs the plan on Chappe and Prosody, and writes the page and the JSON into `out`.
+///
+/// # Errors
+/// A server that does not start, a scenario that fails.
+pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> {
+    let chappe = chappe.map_or_else(build, |path| Ok(std::path::absolute(path)?))?;
+    let programs = [Program::Chappe(chappe), Program::Prosody];
+    let versions = programs.iter().map(Program::version).collect::<Result<_>>()?;
+    let scratch = tempfile::tempdir()?;
+    let certificate = tls::certificate(scratch.path(), DOMAIN)?;
+    let config = tls::client(&Trust::Authorities(certificate.authority.clone()))?;
+    let bench = Bench { scratch, certificate, config, progress: Arc::new(Progress::default()) };
+    let mut prepared = Vec::new();
+    for program in programs {
+        prepared.push(bench.prepare(program, plan.accounts()).await?);
+    }
+    let start = load();
+    let mut rows: Vec<_> = cells(&plan).iter().map(|c| Row { key: c.key.into(), runs: BTreeMap::new() }).collect();
+    for round in 1..=plan.rounds {
+        for (cell, row) in cells(&plan).iter().zip(&mut rows) {
+            // Who begins changes from round to round.
+            let mut order: Vec<_> = prepared.iter().collect();
+            order.rotate_left(round % prepared.len());
+            for server in order {
+                bench.cell(cell, server, &mut row.runs, round).await?;
+            }
+        }
+    }
+    let profiles = if plan.profile { profile::all(&bench, &prepared, &plan).await? } else { Vec::new() };
+    let figures = Figures { date: crate::clock::today(), machine: machine(), versions, plan, load: [start, load()], rows, profiles };
+    std::fs::create_dir_all(out)?;
+    std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&figures)? + "\n")?;
+    std::fs::write(out.join("figures.md"), page::page(&figures))?;
+    eprintln!("written: {}", out.join("figures.md").display());
+    Ok(())
+}
+
+/// The release binary, brought up to date by cargo.
+fn build() -> Result<PathBuf> {
+    eprintln!("building Chappe (--release)");
+    let mut command = Command::new("cargo");
+    let status = command.args(["build", "--release", "-p", "chappe"]).status()?;
+    ensure!(status.success(), "{command:?}: {status}");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    std::path::absolute(target.join("release").join("chappe")).context("target folder")
+}
+
+impl Bench {
+    async fn prepare(&self, program: Program, accounts: usize) -> Result<Prepared> {
+        let accounts: Arc<[_]> = (0..accounts).map(|i| Account::new(format!("user{i}"), "secret")).collect();
+        let folder = self.scratch.path().join(program.name());
+        std::fs::create_dir(&folder)?;
+        let server = program.start(&folder, &self.certificate, Setup { archive: false, collector: Collector::Generational })?;
+        eprintln!("{}: making {} accounts", program.name(), accounts.len());
+        scenario::register(&self.reach(&server, &accounts, TlsMode::Plain)).await.with_context(|| server.last_words())?;
+        server.stop()?;
+        Ok(Prepared { program, folder, accounts })
+    }
+
+    fn reach(&self, server: &Server, accounts: &Arc<[Account]>, tls: TlsMode) -> Run {
+        Run {
+            target: server.target(tls, &self.config),
+            accounts: accounts.clone(),
+            pid: Some(server.pid()),
+            progress: self.progress.clone(),
+            probe: None,
+        }
+    }
+
+    /// A fresh process on a fresh copy of the accounts.
+    fn start(&self, prepared: &Prepared, setup: Setup) -> Result<(tempfile::TempDir, Server)> {
+        let folder = tempfile::tempdir_in(self.scratch.path())?;
+        let status = Command::new("cp").arg("-a").arg(prepared.folder.join("data")).arg(folder.path()).status()?;
+        ensure!(status.success(), "cp: {status}");
+        let server = prepared.program.start(folder.path(), &self.certificate, setup)?;
+        Ok((folder, server))
+    }
+
+    async fn cell(&self, cell: &Cell, prepared: &Prepared, runs: &mut BTreeMap<String, Vec<Outcome>>, round: usize) -> Result<()> {
+        let prosody = prepared.program == Program::Prosody;
+        let collectors: &[_] =
+            if cell.collectors && prosody { &[Collector::Generational, Collector::Default] } else { &[Collector::Generational] };
+        for collector in collectors {
+            let name = match collector {
+                Collector::Generational => prepared.program.name().to_owned(),
+                Collector::Default => format!("{}, default collector", prepared.program.name()),
+            };
+            let setup = Setup { archive: cell.archive, collector: *collector };
+            let (_folder, server) = self.start(prepared, setup)?;
+            let run = self.reach(&server, &prepared.accounts, cell.tls);
+            let outcome = work(&run, cell.work).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;
+            eprintln!("round {round}, {}, {name}: {}", cell.key, page::line(&outcome));
+            runs.entry(name).or_default().push(outcome);
+            server.stop()?;
+        }
+        Ok(())
+    }
+}
+
+async fn work(run: &Run, work: Work) -> Result<Outcome> {
+    match work {
+        Work::Login(login) => scenario::login(run, login).await,
+        Work::Idle(idle) => scenario::idle(run, idle).await,
+        Work::Chat(chat) => scenario::chat(run, chat).await,
+    }
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn machine() -> BTreeMap<String, String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, key: &str| {
+        let line = text.lines().find(|l| l.starts_with(key)).and_then(|l| l.split_once(':'));
+        line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    [
+        ("CPU", format!("{} × {}", cpus, field(&read("/proc/cpuinfo"), "model name"))),
+        ("memory", field(&read("/proc/meminfo"), "MemTotal")),
+        ("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease").trim())),
+    ]
+    .map(|(k, v)| (k.to_owned(), v))
+    .into()
+}

@@ -1,0 +1,213 @@
+//! `loadtest`: one scenario against a running server, or the figures of several servers side by side.
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use loadtest::client::{Account, Target, TlsMode};
+use loadtest::figures::{self, Plan};
+use loadtest::progress::Progress;
+use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use loadtest::tls::{self, Trust};
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Parser)]
+#[command(name = "loadtest", version, about = "A load generator for XMPP servers")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make accounts user0, user1, … by in-band registration
+    Register(Server),
+    /// Fresh logins
+    Login {
+        #[command(flatten)]
+        server: Server,
+        /// Logins that are measured
+        #[arg(short, long, default_value_t = 200)]
+        n: usize,
+        /// Clients that log in at the same time
+        #[arg(long, default_value_t = scenario::CONCURRENCY)]
+        concurrency: usize,
+    },
+    /// Sessions with presence and an empty roster
+    Idle {
+        #[command(flatten)]
+        server: Server,
+        /// Sessions that are measured
+        #[arg(short, long, default_value_t = 500)]
+        n: usize,
+        /// Sessions before
+        #[arg(long, default_value_t = 50)]
+        base: usize,
+        /// Seconds of quiet before memory is read
+        #[arg(long, default_value_t = 5)]
+        settle: u64,
+    },
+    /// Pairs of clients that chat
+    Chat {
+        #[command(flatten)]
+        server: Server,
+        #[command(flatten)]
+        chat: ChatArgs,
+    },
+    /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
+    Figures(FiguresArgs),
+}
+
+#[derive(Args)]
+struct Server {
+    /// Address and port
+    #[arg(long, default_value = "localhost:5222")]
+    server: String,
+    /// Domain of the accounts
+    #[arg(long, default_value = "localhost")]
+    domain: String,
+    /// plain, starttls or direct
+    #[arg(long, default_value = "starttls", value_parser = tls_mode)]
+    tls: TlsMode,
+    /// Trust the certificates that one of this PEM file has signed; without it, any certificate
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Name of the accounts, before their number
+    #[arg(long, default_value = "user")]
+    prefix: String,
+    /// Password of every account
+    #[arg(long, default_value = "secret")]
+    password: String,
+    /// How many accounts there are
+    #[arg(long, default_value_t = 1_000)]
+    accounts: usize,
+    /// The server's process, if it is on this machine
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ChatArgs {
+    /// Pairs of clients; both of a pair send
+    #[arg(long, default_value_t = 25)]
+    pairs: usize,
+    /// Messages of one sender on their way
+    #[arg(long, default_value_t = 4)]
+    window: u64,
+    /// Messages a second of all senders together, whatever the server does; instead of a window
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Stream management (XEP-0198) on both sides
+    #[arg(long)]
+    management: bool,
+    /// With it, ask for an acknowledgement after so many messages
+    #[arg(long, default_value_t = 5)]
+    ack_every: u64,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 200)]
+    body: usize,
+    /// Seconds before the measured time
+    #[arg(long, default_value_t = 2.0)]
+    warm_up: f64,
+    /// Seconds measured
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+}
+
+#[derive(Args)]
+struct FiguresArgs {
+    /// Chappe's release binary; without it, it is built first
+    #[arg(long)]
+    chappe: Option<PathBuf>,
+    /// Few and short runs, to see that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; the figures are medians of them
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Messages a second of the runs at a fixed rate
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Do not look where the time goes
+    #[arg(long)]
+    no_profile: bool,
+    /// Folder for figures.md and figures.json
+    #[arg(long, default_value = "docs")]
+    out: PathBuf,
+}
+
+fn tls_mode(text: &str) -> Result<TlsMode, String> {
+    match text {
+        "plain" => Ok(TlsMode::Plain),
+        "starttls" => Ok(TlsMode::StartTls),
+        "direct" => Ok(TlsMode::Direct),
+        _ => Err("plain, starttls or direct".into()),
+    }
+}
+
+impl Server {
+    fn run(&self) -> Result<Run> {
+        let address: Option<SocketAddr> = self.server.to_socket_addrs()?.next();
+        let Some(address) = address else { anyhow::bail!("{} has no address", self.server) };
+        let trust = self.ca.clone().map_or(Trust::Anybody, Trust::Authorities);
+        let target = Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)? };
+        let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
+        Ok(Run { target, accounts, pid: self.pid, progress: Arc::new(Progress::default()), probe: None })
+    }
+
+    fn tell(&self, outcome: &Outcome) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(outcome)?);
+        } else {
+            print!("{}", figures::one(outcome));
+        }
+        let faults = outcome.faults;
+        ensure!(
+            faults.is_clean(),
+            "lost {}, duplicated {}, reordered {}, errors {}",
+            faults.lost,
+            faults.duplicated,
+            faults.reordered,
+            faults.errors
+        );
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Register(server) => scenario::register(&server.run()?).await,
+        Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
+        Command::Idle { server, n, base, settle } => {
+            server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
+        }
+        Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
+        Command::Figures(args) => {
+            let mut plan = if args.quick { Plan::quick() } else { Plan::full() };
+            plan.rounds = args.rounds.unwrap_or(plan.rounds);
+            plan.rate = args.rate.unwrap_or(plan.rate);
+            plan.profile &= !args.no_profile;
+            figures::run(plan, args.chappe, &args.out).await
+        }
+    }
+}
+
+impl ChatArgs {
+    fn scenario(&self) -> Chat {
+        Chat {
+            pairs: self.pairs,
+            window: self.window,
+            rate: self.rate,
+            management: self.management,
+            ack_every: self.ack_every,
+            body_bytes: self.body,
+            warm_up: self.warm_up,
+            measure: self.seconds,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Servers that are started here, each with a configuration of its own in a folder of its own.
+
+use crate::client::{Target, TlsMode};
+use crate::tls::Certificate;
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The domain of every server started here.
+pub const DOMAIN: &str = "localhost";
+const START_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A server program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Chappe, with the path of its binary.
+    Chappe(PathBuf),
+    /// Prosody, as the system has it installed.
+    Prosody,
+}
+
+/// How Prosody collects garbage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Collector {
+    /// Lua's generational mode: less CPU, more memory.
+    Generational,
+    /// What Prosody 0.12 does if nothing is configured.
+    Default,
+}
+
+/// What differs between runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Every account archives all of its messages (XEP-0313).
+    pub archive: bool,
+    /// Only of Prosody.
+    pub collector: Collector,
+}
+
+/// A server that runs. It ends when dropped.
+pub struct Server {
+    child: Child,
+    c2s: SocketAddr,
+    log: PathBuf,
+}
+
+impl Program {
+    /// For tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Program::Chappe(_) => "Chappe",
+            Program::Prosody => "Prosody",
+        }
+    }
+
+    /// Name and version, as the program tells it.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn version(&self) -> Result<String> {
+        let mut command = match self {
+            Program::Chappe(binary) => Command::new(binary),
+            Program::Prosody => Command::new("prosodyctl"),
+        };
+        command.arg(if matches!(self, Program::Prosody) { "about" } else { "--version" });
+        let output = command.output().with_context(|| format!("{command:?}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let wanted = |l: &&str| matches!(self, Program::Chappe(_)) || l.starts_with("Prosody ") || l.starts_with("Lua version");
+        let lines: Vec<_> = text.lines().filter(wanted).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        ensure!(!lines.is_empty(), "{command:?} tells no version");
+        Ok(lines.join(", "))
+    }
+
+    /// Starts it on free ports of the loopback, with its data in `folder`, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// It does not start; its log says why.
+    pub fn start(&self, folder: &Path, certificate: &Certificate, setup: Setup) -> Result<Server> {
+        let ports = free_ports()?;
+        let (config, mut command) = match self {
+            Program::Chappe(binary) => {
+                let file = folder.join("chappe.toml");
+                let mut command = Command::new(binary);
+                command.arg("--config").arg(&file).arg("run");
+                ((file, chappe(folder, certificate, setup, &ports)), command)
+            }
+            Program::Prosody => {
+                let file = folder.join("prosody.cfg.lua");
+                let mut command = Command::new("prosody");
+                command.arg("-F").arg("--config").arg(&file);
+                ((file, prosody(folder, certificate, setup, &ports)), command)
+            }
+        };
+        std::fs::write(&config.0, config.1)?;
+        let log = folder.join("log");
+        let output = File::create(&log)?;
+        command.current_dir(folder).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().with_context(|| format!("{command:?}"))?;
+        let mut server = Server { child, c2s: ports[0], log };
+        let start = crate::clock::seconds();
+        while TcpStream::connect(server.c2s).is_err() {
+            let ended = server.child.try_wait()?;
+            if ended.is_some() || crate::clock::seconds() - start > START_MAX.as_secs_f64() {
+                bail!("{} does not start:\n{}", self.name(), server.last_words());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(server)
+    }
+}
+
+fn free_ports() -> Result<[SocketAddr; 3]> {
+    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 3];
+    for (port, listener) in ports.iter_mut().zip(listeners) {
+        *port = listener?.local_addr()?;
+    }
+    Ok(ports)
+}
+
+fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
+    format!(
+        "domains = [{DOMAIN:?}]\ndata_dir = {data:?}\n\
+         [listen]\nc2s = \"{c2s}\"\nc2s_tls = \"{tls}\"\nadmin = \"{admin}\"\n\
+         [tls]\nrequired = false\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]\n\
+         [registration]\nin_band = true\n[archive]\ndefault = \"{archive}\"\n[log]\nlevel = \"warn\"\n\
+         [limits]\nbytes_per_connection = \"off\"\nstanzas_per_connection = \"off\"\nbytes_per_address = \"off\"\n\
+         stanzas_per_address = \"off\"\nconnections_per_address = \"off\"\nlogin_failures_per_address = \"off\"\n",
+        data = folder.join("data"),
+        c2s = ports[0],
+        tls = ports[1],
+        admin = ports[2],
+        chain = certificate.chain,
+        key = certificate.key,
+        archive = if setup.archive { "always" } else { "never" },
+    )
+}
+
+fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
+    let collector = match setup.collector {
+        Collector::Generational => "gc = { mode = \"generational\" }\n",
+        Collector::Default => "",
+    };
+    format!(
+        r#"run_as_root = true
+daemonize = false
+pidfile = "{folder}/prosody.pid"
+data_path = "{folder}/data"
+certificates = "{folder}"
+log = {{ {{ levels = {{ min = "warn" }}, to = "console" }} }}
+network_backend = "epoll"
+{collector}interfaces = {{ "127.0.0.1" }}
+c2s_ports = {{ {c2s} }}
+c2s_direct_tls_ports = {{ {tls} }}
+modules_disabled = {{ "s2s" }}
+modules_enabled = {{
+  "roster", "saslauth", "tls", "disco", "ping", "time", "version", "register_ibr", "smacks", "carbons", "blocklist", "csi_simple"{mam}
+}}
+c2s_require_encryption = false
+authentication = "internal_hashed"
+password_hash = "SHA-256"
+storage = "internal"
+allow_registration = true
+default_archive_policy = true
+archive_expires_after = "never"
+ssl = {{ certificate = "{chain}"; key = "{key}" }}
+c2s_direct_tls_ssl = {{ certificate = "{chain}"; key = "{key}" }}
+VirtualHost "{DOMAIN}"
+"#,
+        folder = folder.display(),
+        c2s = ports[0].port(),
+        tls = ports[1].port(),
+        mam = if setup.archive { ", \"mam\"" } else { "" },
+        chain = certificate.chain.display(),
+        key = certificate.key.display(),
+    )
+}
+
+impl Server {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How clients reach it.
+    pub fn target(&self, tls: TlsMode, config: &Arc<rustls::ClientConfig>) -> Target {
+        Target { address: self.c2s, domain: DOMAIN.into(), tls, config: config.clone() }
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Asks it to end and waits until it has; one that does not is killed.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process")?;
+        kill_process(pid, Signal::TERM)?;
+        let start = crate::clock::seconds();
+        while self.child.try_wait()?.is_none() && crate::clock::seconds() - start < STOP_MAX.as_secs_f64() {
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
