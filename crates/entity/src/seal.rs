@@ -52,6 +52,9 @@ impl Seals {
 
     /// Does the row exist?
     pub fn valid(&self, pos: Pos) -> bool {
+        if types::planted::is(types::planted::Bug::NoSeal) {
+            return true;
+        }
         let covering = self.0.iter().filter(|s| s.since <= pos.epoch && pos.epoch < s.by);
         covering.max_by_key(|s| s.by).is_none_or(|s| pos.row <= s.last)
     }

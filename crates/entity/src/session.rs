@@ -326,7 +326,8 @@ impl SessionRow {
 
     /// The row that says: detached, and all that this row alone holds.
     pub fn detached(s: &Session, until: Timestamp) -> SessionRow {
-        let tail = s.tail.iter().map(|o| TailRow { m: o.m, pos: o.pos, stanza: o.stanza.clone() }).collect();
+        let kept = |_: &&Output| !types::planted::is(types::planted::Bug::TailInCoreOnly);
+        let tail = s.tail.iter().filter(kept).map(|o| TailRow { m: o.m, pos: o.pos, stanza: o.stanza.clone() }).collect();
         let soft = Soft { sm: None, ..(*s.soft).clone() };
         let detached = DetachedRow { until, taken: s.taken, m: s.m, m_acked: s.m_acked, pos: s.pos, tail, soft };
         SessionRow { detached: Some(detached), ..SessionRow::attached(s) }

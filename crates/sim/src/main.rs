@@ -39,6 +39,9 @@ struct Args {
     /// Run each seed twice and compare.
     #[arg(long)]
     twice: bool,
+    /// Plant each bug, or the one named, and say at which seed it is seen. Needs `--features planted`.
+    #[arg(long, num_args = 0..=1, default_missing_value = "all")]
+    planted: Option<String>,
     /// Go on after a failure, and count.
     #[arg(long)]
     keep_going: bool,
@@ -62,6 +65,9 @@ fn all() -> anyhow::Result<()> {
         Modes::C => &[Mode::Cluster],
         Modes::Both => &[Mode::Embedded, Mode::Cluster],
     };
+    if let Some(which) = &args.planted {
+        return planted(which, &args, modes);
+    }
     let (first, last) = args.seed.map_or((args.start, args.start + args.seeds), |s| (s, s + 1));
     let began = Instant::now();
     let (mut simulated, mut runs, mut failures) = (0, 0u64, 0u64);
@@ -108,4 +114,34 @@ fn all() -> anyhow::Result<()> {
         bail!("{failures} failures");
     }
     Ok(())
+}
+
+/// Each planted bug must be seen; the build must be able to plant any.
+#[cfg(feature = "planted")]
+fn planted(which: &str, args: &Args, modes: &[Mode]) -> anyhow::Result<()> {
+    use types::planted::{Bug, plant};
+    let mut missed = Vec::new();
+    for (name, bug) in Bug::ALL.iter().filter(|(name, _)| which == "all" || which == *name) {
+        plant(Some(*bug));
+        let began = Instant::now();
+        let all = (args.start..args.start + args.seeds).flat_map(|seed| modes.iter().map(move |mode| (seed, *mode)));
+        let found = all.map(|(seed, mode)| (seed, mode, run(seed, mode, Keep::Hash))).find(|(.., outcome)| outcome.failure.is_some());
+        plant(None);
+        let took = began.elapsed().as_secs_f64();
+        match found {
+            Some((seed, mode, outcome)) => {
+                println!("{name:<20} seed {seed:>4} {mode:?} in {took:.1} s: {}", outcome.failure.unwrap_or_default());
+            }
+            None => {
+                println!("{name:<20} not seen within {} seeds", args.seeds);
+                missed.push(*name);
+            }
+        }
+    }
+    if missed.is_empty() { Ok(()) } else { bail!("not seen: {}", missed.join(", ")) }
+}
+
+#[cfg(not(feature = "planted"))]
+fn planted(_: &str, _: &Args, _: &[Mode]) -> anyhow::Result<()> {
+    bail!("this build cannot plant bugs: build with --features planted")
 }

@@ -8,6 +8,7 @@ pub mod id;
 pub mod jid;
 pub mod limit;
 pub mod ns;
+pub mod planted;
 pub mod time;
 
 pub use batch::{Batch, Collection, Op, Partition, Ticket};

@@ -29,7 +29,7 @@ impl Account {
         stanza: SharedStanza,
         fx: &mut Effects,
     ) {
-        if self.state.log.knows(&from, origin) {
+        if self.state.log.knows(&from, origin) && !types::planted::is(types::planted::Bug::NoOrigin) {
             // Everything of ours leaves behind what we wrote before, so the row that this repeats is durable then ◊.
             return fx.push(Effect::Peer(from, PeerMsg::Confirm { origin }));
         }

@@ -116,6 +116,8 @@ impl Account {
                     Err(StanzaError::new(Condition::ServiceUnavailable))
                 }
             }
+            // Whatever a stranger asks, the answer is that of an account that does not exist (RFC 6120 §13.10.2).
+            Flow::Continue if !self.state.roster.is_subscriber(from) => Err(StanzaError::new(Condition::ServiceUnavailable)),
             Flow::Continue => {
                 self.answer_iq(ctx, None, stanza.clone(), At::Account, fx);
                 Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::{Order, Page, Read, StoreError};
 use types::limit::PARKED_INPUTS_MAX;
+use types::planted::{self, Bug};
 use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Now, Op, Partition, ShardId, Ticket};
 
 /// An idle entity without obligations sleeps after this.
@@ -72,6 +73,9 @@ impl Shard {
     }
 
     fn read_live(&mut self, from: Bytes, cx: &mut Cx<'_>) {
+        if planted::is(Bug::NoLive) {
+            return;
+        }
         let id = self.read_id(ReadFor::Live);
         let read = Read { partition: self.live_partition(), from, to: None, limit: LIVE_PAGE, reverse: false };
         cx.shared.store.read(cx.shared.plane, id, Ticket::NONE, read);
@@ -334,6 +338,7 @@ impl Shard {
                     }
                     // Append early, speak late: what follows rests on the sender's commit, too.
                     if self.order == Order::Journal
+                        && !planted::is(Bug::NoTicket)
                         && let Some(slot) = self.slots.get_mut(jid)
                     {
                         slot.need = slot.need.max(ticket.0);
@@ -583,6 +588,9 @@ impl Shard {
 }
 
 fn is_durable(order: Order, slot: &Slot, need: u64, cx: &Cx<'_>) -> bool {
+    if planted::is(Bug::AckEarly) {
+        return true;
+    }
     match order {
         Order::Journal => need <= cx.durable.0,
         Order::PerBatch => need <= slot.committed,
