@@ -97,12 +97,10 @@ impl World {
     /// One of the things that only happen to processes, links and disks.
     pub(crate) fn fault(&mut self, event: Event) {
         match event {
-            Event::Fault => {
-                if self.faulty {
-                    let every = self.plan.fault_every;
-                    self.at(every / 4, every * 2, Event::Fault);
-                    self.break_something();
-                }
+            Event::Fault if self.faulty => {
+                let every = self.plan.fault_every;
+                self.at(every / 4, every * 2, Event::Fault);
+                self.break_something();
             }
             Event::Start { party, life } if !self.parties[party].up && self.parties[party].life == life => self.start_again(party),
             Event::Wake { party, life } if self.parties[party].life == life => self.wake(party),

@@ -20,11 +20,6 @@ impl Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, wordy: wordy || all, all, lines: VecDeque::new() }
     }
 
-    /// Whether lines are kept: a caller need not format them otherwise.
-    pub fn wordy(&self) -> bool {
-        self.wordy
-    }
-
     /// Add a number to the hash.
     pub fn note(&mut self, value: u64) {
         for byte in value.to_le_bytes() {

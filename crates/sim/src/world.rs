@@ -100,8 +100,6 @@ pub struct Conn {
     pub core: Connection,
     /// Where it is.
     pub party: usize,
-    /// Whose it is.
-    pub client: usize,
     /// The client's side is there.
     pub client_open: bool,
     /// What the client sent and nobody has read.
@@ -471,8 +469,8 @@ impl World {
                     self.deliver(to, payload);
                 }
             }
-            Event::ToServer { slot, bytes } => self.to_server(slot, bytes),
-            Event::ToClient { slot, bytes } => self.to_client(slot, bytes),
+            Event::ToServer { slot, bytes } => self.reach_server(slot, bytes),
+            Event::ToClient { slot, bytes } => self.reach_client(slot, bytes),
             Event::Connect { client } => self.connect(client),
             Event::Act { client } => self.act(client),
             Event::Ack { client, session } => {
@@ -485,7 +483,7 @@ impl World {
         }
     }
 
-    fn to_server(&mut self, slot: u64, bytes: Option<Bytes>) {
+    fn reach_server(&mut self, slot: u64, bytes: Option<Bytes>) {
         let Some(conn) = self.conns.get_mut(&slot) else { return };
         match bytes {
             Some(bytes) => {
@@ -504,7 +502,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, slot: u64, bytes: Option<Bytes>) {
+    fn reach_client(&mut self, slot: u64, bytes: Option<Bytes>) {
         let Some(client) = self.sockets.iter().position(|s| *s == Some(slot)) else { return };
         match bytes {
             Some(bytes) => {
@@ -543,7 +541,7 @@ impl World {
         let id = self.plan.conn_id(party, slot);
         let seed: [u8; 32] = self.rng.random();
         let core = Connection::new(self.edge_settings.clone(), id, seed, self.clock(), Some(TlsInfo::default()));
-        let conn = Conn { core, party, client, client_open: true, unread: VecDeque::new(), up_last: 0, down_last: 0 };
+        let conn = Conn { core, party, client_open: true, unread: VecDeque::new(), up_last: 0, down_last: 0 };
         self.conns.insert(slot, conn);
         self.sockets[client] = Some(slot);
         self.clients[client].connect(slot, self.now);

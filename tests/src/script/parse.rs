@@ -181,7 +181,7 @@ impl Script {
 fn joined(block: &[&str]) -> String {
     let mut out = String::new();
     for line in block {
-        if !out.is_empty() && !(out.ends_with('>') && line.starts_with('<')) {
+        if !(out.is_empty() || out.ends_with('>') && line.starts_with('<')) {
             out.push(' ');
         }
         out.push_str(line);
