@@ -14,7 +14,7 @@ use types::{BareJid, Origin, SessionId, ns};
 use xml::Element;
 
 /// Offline messages that one session has on its way at a time; more follow as it acknowledges.
-const FLUSH_WINDOW: usize = TAIL_STANZAS_MAX / 2;
+pub(super) const FLUSH_WINDOW: usize = TAIL_STANZAS_MAX / 2;
 
 impl Account {
     /// A durable stanza of another entity.
@@ -227,6 +227,6 @@ impl Account {
 }
 
 /// A session with non-negative priority takes what waited.
-fn takes_offline(s: &Session) -> bool {
+pub(super) fn takes_offline(s: &Session) -> bool {
     s.priority().is_some_and(|p| p >= 0)
 }

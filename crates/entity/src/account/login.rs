@@ -5,7 +5,8 @@ use crate::effect::{Effect, Effects};
 use crate::module::{ConflictPolicy, Ctx};
 use crate::row::OFFLINE;
 use crate::session::{Link, Session, TailRow};
-use crate::state::cell;
+use super::inbound::{FLUSH_WINDOW, takes_offline};
+use crate::state::{State, cell};
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
 use frame::{AccountError, Bound, CredentialsAnswer, EndReason, PeerMsg, Reattached, Resumed, SessionCopy, ShardMsg, SharedStanza, Sm};
@@ -15,6 +16,8 @@ use std::time::Duration;
 use types::limit::RESUME_TIMEOUT_MAX;
 use types::{Attach, ConnId, FullJid, Op, ReqId, SessionId, Timestamp};
 
+/// Sessions that one account remembers though nobody can resume them; beyond that the oldest is forgotten.
+const LOST_MAX: usize = 64;
 /// Failed logins are counted over this time.
 const FAILURES_WINDOW: Duration = Duration::from_secs(60);
 
@@ -173,14 +176,14 @@ impl Account {
     pub(super) fn resume(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, previd: &str, h: u32, fx: &mut Effects) {
         let found = self.state.sessions.iter().find(|s| s.resumable().is_some_and(|sm| sm.previd.as_deref() == Some(previd)));
         let Some(s) = found else {
-            let h = self.resume_lost(previd, fx);
+            let h = self.resume_lost(previd);
             return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h }));
         };
         let id = s.id;
         if let Link::Attaching { .. } = s.link {
             // The edge that held it may be alive, but its client is not there any more.
             self.lose(ctx, id, fx);
-            let h = self.resume_lost(previd, fx);
+            let h = self.resume_lost(previd);
             return fx.push(Effect::Edge(conn, ShardMsg::ResumeFailed { req, h }));
         }
         let Some(m) = s.m_of(h) else {
@@ -254,8 +257,8 @@ impl Account {
         for output in missing {
             fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach, output }));
         }
-        self.run_again(ctx, id, &copy, fx);
         self.deliver_owed(ctx, id, &copy, fx);
+        self.run_again(ctx, id, &copy, fx);
         if adopts {
             self.presence_after_takeover(ctx, id, fx);
         }
@@ -295,7 +298,30 @@ impl Account {
                 self.state.log.owe(row, OFFLINE, id);
             }
         }
+        self.claim_waiting(id, copy);
         Some(waited)
+    }
+
+    /// Rows that wait for whoever comes next go to an adopted session in their place among those owed to it, not behind
+    /// what came while it was awaited. The session row that follows names them.
+    fn claim_waiting(&mut self, id: SessionId, copy: &SessionCopy) {
+        let Some(s) = self.state.session(id) else { return };
+        let room = if takes_offline(s) { FLUSH_WINDOW.saturating_sub(s.tail.len()) } else { 0 };
+        let claimed: Vec<u64> = self.state.log.owed_to(OFFLINE).take(room).map(|o| o.pos.row).collect();
+        for row in &claimed {
+            self.state.log.owe(*row, OFFLINE, id);
+        }
+        let State { sessions, log, .. } = &mut self.state;
+        let Some(s) = sessions.iter_mut().find(|s| s.id == id) else { return };
+        s.given.extend(claimed.iter().map(|row| (*row, u64::MAX)));
+        let in_tail: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
+        let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
+        let due = log.owed_to(id).map(|o| o.pos.row).filter(|row| (*row > copy.pos.row || lost.contains(row)) && !in_tail.contains(row));
+        for (row, m) in due.zip(s.m + 1..) {
+            for given in s.given.iter_mut().filter(|(r, _)| *r == row) {
+                given.1 = m;
+            }
+        }
     }
 
     /// This owner has the session in memory; the edge may lack outputs that a broken link lost.
@@ -387,18 +413,21 @@ impl Account {
             Some(sm) => {
                 let until = ctx.now.mono + Duration::from_secs(sm.resume_secs.into());
                 self.lost.push(Lost { id, sm: sm.clone(), until });
+                if self.lost.len() > LOST_MAX {
+                    let oldest = self.lost.iter().map(|l| l.id).min();
+                    self.forget_lost(|l| Some(l.id) == oldest, fx);
+                }
             }
             None => self.remove_rows(id, fx),
         }
         self.reroute(ctx, id, fx);
     }
 
-    /// XEP-0198 §5: what the client need not send again, if the session was lost.
-    fn resume_lost(&mut self, previd: &str, fx: &mut Effects) -> Option<u32> {
+    /// XEP-0198 §5: what the client need not send again, if the session was lost. It stays known for its time: the answer
+    /// may be lost, too, and then the client asks again.
+    fn resume_lost(&self, previd: &str) -> Option<u32> {
         let lost = self.lost.iter().find(|l| l.sm.previd.as_deref() == Some(previd))?;
-        let (id, h) = (lost.id, self.state.log.number(lost.id).saturating_sub(lost.sm.base_n) as u32);
-        self.forget_lost(|l| l.id == id, fx);
-        Some(h)
+        Some(self.state.log.number(lost.id).saturating_sub(lost.sm.base_n) as u32)
     }
 
     pub(super) fn forget_lost(&mut self, which: impl Fn(&Lost) -> bool, fx: &mut Effects) {
