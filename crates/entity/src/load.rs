@@ -21,8 +21,8 @@ use frame::{Output, Pos, SharedStanza, Soft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use types::planted::{self, Bug};
 use types::limit::BUCKET_ROWS_MAX;
+use types::planted::{self, Bug};
 use types::{BareJid, Epoch, Origin, SessionId, Timestamp};
 
 /// Cells of one page.
@@ -286,6 +286,13 @@ impl Account {
         owed: Vec<OwedCell>,
         fx: &mut Effects,
     ) {
+        // A stale owner's row may land after a newer one's session took the resource: of two, the last bound is the one.
+        let stale = |row: &SessionRow| sessions.iter().any(|o| o.jid == row.jid && (o.bound_at, o.id) > (row.bound_at, row.id));
+        let gone: Vec<SessionId> = sessions.iter().filter(|row| stale(row)).map(|row| row.id).collect();
+        for id in &gone {
+            self.remove_rows(*id, fx);
+        }
+        let sessions: Vec<SessionRow> = sessions.into_iter().filter(|row| !gone.contains(&row.id)).collect();
         let known: BTreeSet<SessionId> = sessions.iter().map(|s| s.id).collect();
         // Owed to sessions that have ended: owed to whoever comes next. Before the others claim what they were given of it.
         let gone: Vec<(u64, SessionId)> = self

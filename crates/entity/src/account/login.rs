@@ -1,11 +1,11 @@
 //! How sessions come, move between edges, and go: credentials, bind, XEP-0198 enable and resume, re-attach, end.
 
+use super::inbound::{FLUSH_WINDOW, takes_offline};
 use super::{Account, Lost};
 use crate::effect::{Effect, Effects};
 use crate::module::{ConflictPolicy, Ctx};
 use crate::row::OFFLINE;
 use crate::session::{Link, Session, TailRow};
-use super::inbound::{FLUSH_WINDOW, takes_offline};
 use crate::state::{State, cell};
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
@@ -438,7 +438,7 @@ impl Account {
         }
     }
 
-    fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
+    pub(crate) fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
         self.state.log.forget_number(id);
         fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
         fx.delete(&self.state.partition, super::number_key(id));
