@@ -15,7 +15,7 @@ use anyhow::Result;
 
 pub use parse::{Action, Person, Script, Step};
 pub use pattern::Vars;
-pub use play::play;
+pub use play::{play, record};
 
 use crate::xml::Element;
 

@@ -22,6 +22,7 @@ struct Client {
     /// Stanzas handled since `<enabled/>` (XEP-0198 §3); a stanza counts when the script has received it.
     handled: Option<u32>,
     previd: Option<String>,
+    resuming: bool,
 }
 
 struct Player<'a, B> {
@@ -48,7 +49,74 @@ pub async fn play(script: &Script, backend: &mut impl Backend) -> Result<()> {
     Ok(())
 }
 
+/// Plays a script and says what comes beyond what it expects, as lines of a script, to be judged and taken over by its author.
+///
+/// # Errors
+/// As [`play`].
+pub async fn record(script: &Script, backend: &mut impl Backend) -> Result<String> {
+    let clients = script.people.iter().map(|_| Client::default()).collect();
+    let mut player = Player { script, backend, clients, vars: Vars::new() };
+    let mut out = String::new();
+    for step in &script.steps {
+        if !matches!(step.action, Action::Receive(..) | Action::Disconnected(_) | Action::Cut) {
+            player.record_all(&mut out).await?;
+        }
+        let _ = writeln!(out, "{}\n", step.text);
+        player.step(step).await.with_context(|| format!("{out}{}: {}", step.place, step.text))?;
+    }
+    player.record_all(&mut out).await?;
+    Ok(out)
+}
+
+/// An element over many lines, as scripts have it.
+fn pretty(element: &Element, around: &str, depth: usize, out: &mut String) {
+    let tabs = "\t".repeat(depth);
+    if element.children().next().is_none() || !element.own_text().trim().is_empty() {
+        let _ = writeln!(out, "{tabs}{}", element.write(around));
+        return;
+    }
+    let bare = Element { nodes: Vec::new(), ..element.clone() };
+    let _ = writeln!(out, "{tabs}{}", bare.write(around).replace("/>", ">"));
+    element.children().for_each(|c| pretty(c, &element.ns, depth + 1, out));
+    let _ = writeln!(out, "{tabs}</{}>", element.name);
+}
+
 impl<B: Backend> Player<'_, B> {
+    async fn record_all(&mut self, out: &mut String) -> Result<()> {
+        self.backend.settle().await?;
+        for who in 0..self.clients.len() {
+            self.record(who, out).await?;
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, who: usize, out: &mut String) -> Result<()> {
+        let name = &self.script.people[who].name;
+        let mut first = true;
+        while let Some(came) = self.next(who, false).await? {
+            match came {
+                Came::Element(element) => {
+                    if std::mem::take(&mut first) {
+                        let _ = writeln!(out, "{name} receives:");
+                    }
+                    pretty(&element, ns::CLIENT, 1, out);
+                    self.count(who, &element);
+                }
+                Came::End(condition) => {
+                    let with = condition.map(|c| format!(" with {c}")).unwrap_or_default();
+                    let _ = writeln!(out, "{}{name} is disconnected{with}", if first { "" } else { "\n" });
+                    first = false;
+                    self.backend.cut(who).await?;
+                    self.gone(who);
+                }
+            }
+        }
+        if !first {
+            out.push('\n');
+        }
+        Ok(())
+    }
+
     async fn step(&mut self, step: &Step) -> Result<()> {
         let who = step.who;
         match &step.action {
@@ -89,6 +157,7 @@ impl<B: Backend> Player<'_, B> {
                 let previd = self.clients[who].previd.clone().context("there is no session to resume: <enabled/> was not received")?;
                 let h = self.clients[who].handled.unwrap_or(0);
                 self.open(who, Level::LoggedIn).await?;
+                self.clients[who].resuming = true;
                 self.backend.send(who, &format!("<resume xmlns='{}' previd='{previd}' h='{h}'/>", ns::SM)).await?;
                 self.backend.settle().await?;
             }
@@ -150,8 +219,9 @@ impl<B: Backend> Player<'_, B> {
             let came = self.backend.next(who, patient).await?;
             match &came {
                 Some(Came::Element(e)) if e.is("r", ns::SM) => {
-                    let h = self.clients[who].handled.context("<r/> before <enabled/>")?;
-                    self.backend.send(who, &format!("<a xmlns='{}' h='{h}'/>", ns::SM)).await?;
+                    let h = self.clients[who].handled.with_context(|| format!("{}: <r/> before <enabled/>", self.script.people[who].name))?;
+                    // The server may have gone since; what it said before is still read.
+                    let _ = self.backend.send(who, &format!("<a xmlns='{}' h='{h}'/>", ns::SM)).await;
                 }
                 Some(Came::End(_)) => {
                     self.clients[who].open = false;
@@ -202,7 +272,8 @@ impl<B: Backend> Player<'_, B> {
         match (came.ns.as_str(), came.name.as_str()) {
             (ns::CLIENT, _) => client.handled = client.handled.map(|h| h.wrapping_add(1)),
             (ns::SM, "enabled") => (client.handled, client.previd) = (Some(0), came.attr("id").map(str::to_owned)),
-            (ns::SM, "failed") => (client.handled, client.previd) = (None, None),
+            (ns::SM, "resumed") => client.handled = client.handled.or(Some(0)),
+            (ns::SM, "failed") if std::mem::take(&mut client.resuming) => (client.handled, client.previd) = (None, None),
             _ => {}
         }
     }

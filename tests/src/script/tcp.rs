@@ -36,13 +36,19 @@ impl Tcp {
             server.add_user(user, password).await?;
         }
         server.add_user(PROBE, PASSWORD).await?;
-        let probe = Some(server.client(PROBE, "probe").await?);
+        let probe = Some(probe(&server).await?);
         Ok(Tcp { server, streams: script.people.iter().map(|_| None).collect(), left: vec![Vec::new(); script.people.len()], probe })
     }
 
     fn stream(&mut self, client: usize) -> Result<&mut Stream> {
         self.streams[client].as_mut().context("not connected")
     }
+}
+
+async fn probe(server: &Server) -> Result<Client> {
+    let mut probe = server.client(PROBE, "probe").await?;
+    probe.send(Element::new("presence", ns::CLIENT)).await?;
+    Ok(probe)
 }
 
 /// The head's settings, in the server's own words.
@@ -142,7 +148,7 @@ impl Backend for Tcp {
             }
         }
         self.server.restart().await?;
-        self.probe = Some(self.server.client(PROBE, "probe").await?);
+        self.probe = Some(probe(&self.server).await?);
         Ok(())
     }
 }

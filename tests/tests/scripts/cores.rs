@@ -301,6 +301,11 @@ impl Cores {
 fn settings(script: &Script) -> Result<(EdgeSettings, Settings)> {
     let mut edge = EdgeSettings::new(vec![BareJid::parse("localhost")?]);
     edge.iterations = ITERATIONS;
+    edge.login_tries_max = 5;
+    edge.resume_timeout = types::limit::RESUME_TIMEOUT;
+    edge.resume_timeout_max = types::limit::RESUME_TIMEOUT_MAX;
+    edge.idle_timeout = Duration::from_secs(300);
+    edge.idle_answer_timeout = Duration::from_secs(60);
     let mut settings = Settings { attaching: Duration::ZERO, ..Settings::default() };
     settings.resume_secs_max = u32::try_from(edge.resume_timeout_max.as_secs())?;
     for (key, value) in &script.settings {

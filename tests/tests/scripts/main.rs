@@ -1,6 +1,7 @@
 //! Every transcript of `tests/scripts/`, against the cores and against the running server.
 //!
-//! `cargo test -p chappe-tests --test scripts` plays all; `SCRIPT=roster` those whose name holds `roster`.
+//! `cargo test -p chappe-tests --test scripts` plays all; `SCRIPT=roster` those whose name holds `roster`. `SCRIPTS` is another
+//! folder. With `RECORD=1` the test on the cores prints what comes instead of comparing it.
 // The server runs in real time; the cores do not.
 #![allow(clippy::disallowed_methods)]
 
@@ -10,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use chappe_tests::script::tcp::Tcp;
-use chappe_tests::script::{Script, play};
+use chappe_tests::script::{Script, play, record};
 
 /// Servers that run at a time.
 const SERVERS_MAX: usize = 4;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
+    std::env::var_os("SCRIPTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts"), PathBuf::from)
 }
 
 fn scripts() -> Result<Vec<Script>> {
@@ -39,7 +40,13 @@ fn judge(results: Vec<(String, Result<()>)>) {
 fn on_the_cores() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let results = scripts().expect("scripts").into_iter().map(|script| {
-        let result = cores::Cores::start(&script).and_then(|mut cores| runtime.block_on(play(&script, &mut cores)));
+        let result = cores::Cores::start(&script).and_then(|mut cores| {
+            if std::env::var_os("RECORD").is_some() {
+                println!("# {}\n\n{}", script.title, runtime.block_on(record(&script, &mut cores))?);
+                return Ok(());
+            }
+            runtime.block_on(play(&script, &mut cores))
+        });
         (format!("{} ({})", script.name, script.title), result)
     });
     judge(results.collect());
