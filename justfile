@@ -14,7 +14,7 @@ run *ARGS:
 
 # Format, then lint as CI does
 lint:
-    cargo fmt --all
+    git ls-files '*.rs' | xargs rustfmt --edition 2024
     cargo clippy --workspace --all-targets -- -D warnings
 
 # The layers of the architecture
@@ -41,3 +41,7 @@ features:
 # The reference of all settings
 reference:
     cargo run -q -p chappe -- reference
+
+# CPU and memory beside Prosody (from Debian) in the same run, into docs/figures.md: `just figures --quick --out target`
+figures *ARGS:
+    cargo run --release -p chappe-loadtest -- figures {{ARGS}}
