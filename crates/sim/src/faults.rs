@@ -349,10 +349,16 @@ impl World {
         if !self.parties[p].up {
             return;
         }
+        let stopped = self.parties[edge].stopped;
         if self.parties[p].stopped {
             return self.at(100, 200, Event::ConnsLost { party: p, edge, slot });
         }
         self.say(|| format!("p{p} takes the connections of p{edge} up to c{slot} for lost"));
+        // A link has a number: what a dead process sent is not read any more.
+        if let Some(link) = self.links.get_mut(&(edge, p)).filter(|_| !stopped) {
+            link.generation += 1;
+            self.at(0, 10, Event::Renew { a: edge, b: p });
+        }
         let node = self.plan.conn_id(edge, 0).node;
         if let Some(host) = &mut self.parties[p].host {
             host.handle_conns_lost(now, &|conn| conn.node == node && conn.slot <= slot);

@@ -575,6 +575,12 @@ impl Shard {
     }
 
     pub(super) fn handle_conns_lost(&mut self, now: Now, lost: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
+        // What a lost connection asked of an entity that still loads must not attach anything to it.
+        for slot in self.slots.values_mut() {
+            if let Entity::Loading { parked, .. } = &mut slot.entity {
+                parked.retain(|body| !matches!(body, ToShardBody::Edge(from) if lost(from.conn)));
+            }
+        }
         self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
     }
 
