@@ -219,7 +219,8 @@ impl<B: Backend> Player<'_, B> {
             let came = self.backend.next(who, patient).await?;
             match &came {
                 Some(Came::Element(e)) if e.is("r", ns::SM) => {
-                    let h = self.clients[who].handled.with_context(|| format!("{}: <r/> before <enabled/>", self.script.people[who].name))?;
+                    let h =
+                        self.clients[who].handled.with_context(|| format!("{}: <r/> before <enabled/>", self.script.people[who].name))?;
                     // The server may have gone since; what it said before is still read.
                     let _ = self.backend.send(who, &format!("<a xmlns='{}' h='{h}'/>", ns::SM)).await;
                 }

@@ -265,8 +265,11 @@ impl Cores {
     }
 
     fn header(&mut self, client: usize) -> Result<()> {
-        let header =
-            format!("<?xml version='1.0'?><stream:stream xmlns='{}' xmlns:stream='{}' to='localhost' version='1.0' xml:lang='en'>", ns::CLIENT, ns::STREAM);
+        let header = format!(
+            "<?xml version='1.0'?><stream:stream xmlns='{}' xmlns:stream='{}' to='localhost' version='1.0' xml:lang='en'>",
+            ns::CLIENT,
+            ns::STREAM
+        );
         self.push(client, header.into())
     }
 

@@ -32,7 +32,10 @@ fn scripts() -> Result<Vec<Script>> {
 /// All that went wrong at once: one bad script does not hide another.
 fn judge(results: Vec<(String, Result<()>)>) {
     let count = results.len();
-    let bad: Vec<String> = results.into_iter().filter_map(|(name, r)| r.err().map(|e| format!("{name}\n  {}", format!("{e:#}").replace('\n', "\n  ")))).collect();
+    let bad: Vec<String> = results
+        .into_iter()
+        .filter_map(|(name, r)| r.err().map(|e| format!("{name}\n  {}", format!("{e:#}").replace('\n', "\n  "))))
+        .collect();
     assert!(bad.is_empty(), "{} of {count} scripts failed:\n\n{}\n", bad.len(), bad.join("\n\n"));
 }
 
