@@ -244,7 +244,14 @@ impl Account {
             None => None,
             Some(Link::Attaching { .. }) => self.adopt(&copy),
             Some(Link::Attached(c)) if c != conn => None,
-            Some(_) => self.rejoin(&copy),
+            Some(_) => {
+                let missing = self.rejoin(&copy);
+                if missing.is_none() {
+                    // The edge closes the stream, and nobody holds the session.
+                    self.end_session(ctx, id, None, fx);
+                }
+                missing
+            }
         };
         let Some(missing) = taken_over else {
             return fx.push(Effect::Edge(conn, ShardMsg::Reattached { req, answer: None }));
