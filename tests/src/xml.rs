@@ -173,22 +173,30 @@ impl Default for StreamParser {
 }
 
 impl StreamParser {
-    /// Takes bytes. An error is one of the XML that the server sent.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<()> {
-        self.parse(bytes).with_context(|| format!("the server sent {:?}", String::from_utf8_lossy(bytes)))
+    /// Takes all of some bytes. An error is one of the XML that the server sent.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while self.parse_event(&mut bytes)? {}
+        Ok(())
     }
 
-    fn parse(&mut self, mut bytes: &[u8]) -> Result<()> {
-        loop {
-            match self.parser.parse(&mut bytes, false) {
-                Ok(Some(event)) => self.event(event)?,
-                Ok(None) => return Ok(()),
-                Err(rxml::error::EndOrError::NeedMoreData) => {
-                    ensure!(bytes.is_empty(), "{} bytes left behind", bytes.len());
-                    return Ok(());
-                }
-                Err(rxml::error::EndOrError::Error(e)) => bail!("the server's XML: {e}"),
+    /// Takes bytes up to the end of the next item and gives it; what is behind it stays where it is.
+    pub fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<Item>> {
+        while self.items.is_empty() && self.parse_event(bytes)? {}
+        Ok(self.items.pop_front())
+    }
+
+    /// Whether there was an event; if not, more bytes are needed.
+    fn parse_event(&mut self, bytes: &mut &[u8]) -> Result<bool> {
+        let whole = *bytes;
+        let told = || format!("the server sent {:?}", String::from_utf8_lossy(whole));
+        match self.parser.parse(bytes, false) {
+            Ok(Some(event)) => self.event(event).with_context(told).map(|()| true),
+            Ok(None) => Ok(false),
+            Err(rxml::error::EndOrError::NeedMoreData) => {
+                ensure!(bytes.is_empty(), "{} bytes left behind", bytes.len());
+                Ok(false)
             }
+            Err(rxml::error::EndOrError::Error(e)) => Err(anyhow::anyhow!("the server's XML: {e}")).with_context(told),
         }
     }
 

@@ -38,6 +38,9 @@ impl std::error::Error for End {}
 /// How much is written before the caller must wait: a test never has more in hand.
 const OUT_BYTES_MAX: usize = 4 << 20;
 
+/// Room for one read, at least.
+const READ_BYTES: usize = 4096;
+
 /// An XML stream over a connection.
 pub struct Stream {
     read: ReadHalf<Box<dyn Io>>,
@@ -52,7 +55,7 @@ impl Stream {
     /// Takes a connection.
     pub fn new(io: Box<dyn Io>) -> Stream {
         let (read, write) = tokio::io::split(io);
-        Stream { read, write, parser: StreamParser::default(), input: Vec::with_capacity(8192), out: Vec::new(), flush: false }
+        Stream { read, write, parser: StreamParser::default(), input: Vec::new(), out: Vec::new(), flush: false }
     }
 
     /// Gives the connection back, for TLS. Fails if the server said more than it may before TLS: whoever
@@ -93,7 +96,12 @@ impl Stream {
     /// The next item of the stream. Safe to cancel.
     pub async fn next(&mut self) -> Result<Item> {
         loop {
-            if let Some(item) = self.parser.next_item() {
+            // Only up to the end of an item: behind <success/> another stream begins, for another parser.
+            let mut unread = self.input.as_slice();
+            let item = self.parser.advance(&mut unread)?;
+            let read = self.input.len() - unread.len();
+            self.input.drain(..read);
+            if let Some(item) = item {
                 return match item {
                     Item::Element(e) if e.is("error", ns::STREAM) => {
                         let condition = e.children().find(|c| c.ns == ns::STREAMS && c.name != "text");
@@ -104,11 +112,12 @@ impl Stream {
                 };
             }
             let writing = !self.out.is_empty() || self.flush;
+            self.input.reserve(READ_BYTES);
             tokio::select! {
                 read = self.read.read_buf(&mut self.input) => {
                     match read {
                         Ok(0) => return Err(End::Broken("end of file".into()).into()),
-                        Ok(_) => self.parser.feed(&std::mem::take(&mut self.input))?,
+                        Ok(_) => {}
                         Err(e) => return Err(broken(e).into()),
                     }
                 }
