@@ -181,7 +181,14 @@ impl Loader {
     /// # Errors
     /// As [`Loader::handle_page`].
     pub fn finish(mut self, ctx: &Ctx<'_>, live: bool, fx: &mut Effects) -> Result<Account, Corrupt> {
-        let mut log = self.adopt();
+        let (mut log, behind) = self.adopt();
+        if self.sealed && self.seals.next_epoch() < self.epoch {
+            // What the last owner had under way may lie on one replica only, and a later read need not see it: what is
+            // adopted is made certain before the seal says so.
+            for (pos, row) in behind {
+                fx.put(&row::bucket(&self.jid, pos.row), row::cell_key(pos), row.encode());
+            }
+        }
         if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seals.next_epoch() < self.epoch {
             let seal = Seal { by: self.epoch, since: self.seals.next_epoch(), last: log.last() };
             fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
@@ -231,10 +238,11 @@ impl Loader {
     }
 
     /// The dense prefix of valid rows, and those open ones that the checkpoint lists.
-    fn adopt(&mut self) -> Log {
+    fn adopt(&mut self) -> (Log, Vec<(Pos, Row)>) {
         let last = self.checkpoint.last;
         let mut log = Log::from_checkpoint(std::mem::take(&mut self.checkpoint));
         let mut expected = last + 1;
+        let mut behind = Vec::new();
         for (number, candidates) in std::mem::take(&mut self.rows) {
             // Of several valid ones the oldest epoch was there first; a younger owner that wrote this number had sealed it.
             let valid = candidates.into_iter().filter(|(pos, _)| self.seals.valid(*pos)).min_by_key(|(pos, _)| pos.epoch);
@@ -242,13 +250,16 @@ impl Loader {
             if number <= last {
                 log.adopt(&self.jid, pos, row, true);
             } else if number == expected {
+                if self.sealed {
+                    behind.push((pos, row.clone()));
+                }
                 log.adopt(&self.jid, pos, row, self.cursor.is_open(number));
                 expected += 1;
             } else {
                 break;
             }
         }
-        log
+        (log, behind)
     }
 }
 
