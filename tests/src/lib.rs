@@ -1,9 +1,11 @@
 //! Black-box tests of Chappe: what a client sees of a running server, and nothing else.
 //!
 //! Here are a strict XMPP client of our own ([`client`]), servers as child processes ([`server`]), a TCP proxy that cuts connections
-//! ([`proxy`]), and the crash harness ([`crash`]), which writes a history that the [`checker`] judges afterwards.
+//! ([`proxy`]), the crash harness ([`crash`]), which writes a history that the [`checker`] judges afterwards, and transcripts
+//! ([`script`]).
 //!
-//! The package never links any crate of the server, so that a fault there cannot hide itself here. The same tests run against
+//! The library links no crate of the server, so that a fault there cannot hide itself here; one test, `scripts`, plays its
+//! transcripts on the server's cores as well as over TCP. The other tests run against
 //! Prosody (`CHAPPE_TEST_SERVER=prosody`), which shows that they ask for nothing but the protocol.
 //!
 //! Start reading with [`server::Server`] and [`client::Client`]; `README.md` says how to run everything.
