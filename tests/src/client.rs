@@ -186,8 +186,9 @@ impl Client {
     /// Connects again and resumes, or binds anew if the server says `<failed/>`.
     pub async fn resume(&mut self) -> Result<Resumption> {
         let resumption = self.try_resume().await?;
-        if matches!(resumption, Resumption::Failed { .. }) {
-            self.rebind().await?;
+        match resumption {
+            Resumption::Failed { .. } => self.rebind().await?,
+            Resumption::Resumed { .. } => self.flush().await?,
         }
         Ok(resumption)
     }

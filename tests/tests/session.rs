@@ -246,6 +246,9 @@ async fn capabilities_in_the_stream_features() -> Result<()> {
         query.into_iter().flat_map(Element::children).filter_map(|c| c.attr("var")).map(str::to_owned).collect()
     };
     assert_eq!(features(&named), features(&own));
-    ensure!(features(&own).iter().any(|f| f == "http://jabber.org/protocol/caps"), "§7: {own:?}");
+    // Prosody 0.12 does not say it.
+    if server.kind() == Kind::Chappe {
+        ensure!(features(&own).iter().any(|f| f == "http://jabber.org/protocol/caps"), "§7: {own:?}");
+    }
     Ok(())
 }
