@@ -139,6 +139,13 @@ impl Connection {
             }
             Err(e) => e.reply_to(&Stanza::iq(IqType::Set, id)),
         };
+        if self.end == End::Closed {
+            // Its client has gone before it came.
+            if let Some(session) = &mut self.session {
+                session.leave(super::session::Leave::Close);
+            }
+            return;
+        }
         if let Some(answer) = answer {
             answer.write(self.c2s.out());
         }
@@ -151,7 +158,12 @@ impl Connection {
     }
 
     fn resumed(&mut self, epoch: Epoch, previd: &str, resumed: frame::Resumed) {
-        let session = Session::resumed(resumed, epoch, self.now);
+        let mut session = Session::resumed(resumed, epoch, self.now);
+        if self.end == End::Closed {
+            session.leave(super::session::Leave::Detach);
+            self.session = Some(Box::new(session));
+            return;
+        }
         let out = self.c2s.out();
         sm::write_resumed(out, previd, session.h());
         for output in &session.unacked {

@@ -166,6 +166,9 @@ impl Connection {
             self.asked = None;
             self.c2s.handle_credentials(Keys::Unavailable);
         }
+        if self.end == End::Closed && self.deadline <= now {
+            self.asked = None;
+        }
         if self.end != End::Open {
             return;
         }
@@ -207,6 +210,7 @@ impl Connection {
                 at = at.min(silent);
             }
             End::Closing(until) => at = at.min(until),
+            End::Closed if self.awaits_session() => at = at.min(self.deadline),
             End::Closed => {}
         }
         if let Some(session) = self.session.as_deref().filter(|s| !s.left) {

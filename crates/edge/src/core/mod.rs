@@ -313,12 +313,17 @@ impl Connection {
 
     /// Nothing more will come of it: the stream is closed, and no session needs it.
     pub fn is_done(&self) -> bool {
-        self.end == End::Closed && self.queue.is_empty() && self.session.as_ref().is_none_or(|s| s.left)
+        self.end == End::Closed && !self.awaits_session() && self.queue.is_empty() && self.session.as_ref().is_none_or(|s| s.left)
     }
 
     /// Whether no buffer is held: of a session that waits, only the session.
     pub fn is_idle(&self) -> bool {
         self.c2s.is_idle() && self.queue.capacity() == 0 && self.asked.is_none()
+    }
+
+    /// A session was asked for and may come after the stream is gone: somebody must end it, or nobody holds it.
+    fn awaits_session(&self) -> bool {
+        self.asked.as_ref().is_some_and(|a| a.req.is_some() && matches!(a.what, Ask::Bind { .. } | Ask::Resume { .. }))
     }
 
     fn next_req(&mut self) -> ReqId {
@@ -362,7 +367,6 @@ impl Connection {
         if let Some(session) = &mut self.session {
             session.leave(Leave::Detach);
         }
-        self.asked = None;
         if self.end != End::Closed {
             self.close(None);
             self.queue.retain(|output| matches!(output, Output::Frame { .. }));
@@ -377,7 +381,9 @@ impl Connection {
         self.c2s.close(error);
         self.queue.push_back(Output::Close);
         self.end = End::Closed;
-        self.asked = None;
+        if !self.awaits_session() {
+            self.asked = None;
+        }
         self.deadline = self.now + LEAVE_WITHIN;
         self.held_until = self.held_until.min(self.now);
     }
