@@ -76,6 +76,18 @@ impl Terminal {
         self.shows(text).await
     }
 
+    /// Types a line again and again until the screen shows a text: for what the program learns without showing that it has.
+    pub async fn ask_until(&self, line: &str, text: &str) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            self.enter(line)?;
+            if tokio::time::timeout(LOOK * 10, self.shows(text)).await.is_ok_and(|shown| shown.is_ok()) {
+                return Ok(());
+            }
+        }
+        bail!("{line:?} did not show {text:?} within {DEADLINE:?}:\n{}", self.screen()?)
+    }
+
     /// Types a line that ends the program, and waits until it has.
     pub async fn quit(self, line: &str) -> Result<()> {
         self.enter(line)?;

@@ -45,7 +45,7 @@ async fn subscribe(juliet: &Terminal, romeo: &mut Client) -> Result<()> {
     juliet.ask("/sub allow romeo@localhost", "Accepted subscription for romeo@localhost").await?;
     romeo.wait_push("juliet@localhost", "both", false).await?;
     romeo.wait_presence("juliet@localhost/balcony", "").await?;
-    juliet.ask("/roster", "romeo@localhost (Romeo) - both - Lovers").await?;
+    juliet.ask_until("/roster", "romeo@localhost (Romeo) - both - Lovers").await?;
 
     juliet.ask("/status set away \"in the garden\"", "Status set to away").await?;
     let away = romeo.wait_presence("juliet@localhost/balcony", "").await?;
