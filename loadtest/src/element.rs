@@ -95,7 +95,10 @@ impl<'a> Parser<'a> {
         let ns = self.scope.iter().rev().find(|(p, _)| p == prefix).map(|(_, ns)| ns.clone());
         ensure!(ns.is_some() || prefix.is_empty(), "prefix {prefix} is not declared");
         let mut element = Element { name: name.to_owned(), ns: ns.unwrap_or_default(), attributes, ..Element::default() };
-        while !empty {
+        loop {
+            if empty {
+                break;
+            }
             element.text += &unescape(self.until_tag()?)?;
             let rest = &self.text[self.at..];
             if rest.starts_with("<![CDATA[") {

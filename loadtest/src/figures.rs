@@ -208,8 +208,25 @@ pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> 
     let figures = Figures { date: crate::clock::today(), machine: machine(), versions, plan, load: [start, load()], rows, profiles };
     std::fs::create_dir_all(out)?;
     std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&figures)? + "\n")?;
-    std::fs::write(out.join("figures.md"), page::page(&figures))?;
-    eprintln!("written: {}", out.join("figures.md").display());
+    write_page(&figures, out)
+}
+
+/// Writes the page again out of the JSON of an earlier run.
+///
+/// # Errors
+/// There is none, or it is of another version.
+pub fn again(out: &Path) -> Result<()> {
+    let file = out.join("figures.json");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
+    write_page(&serde_json::from_str(&text)?, out)
+}
+
+/// What somebody wrote under the figures stays.
+fn write_page(figures: &Figures, out: &Path) -> Result<()> {
+    let file = out.join("figures.md");
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    std::fs::write(&file, page::page(figures) + page::by_hand(&before))?;
+    eprintln!("written: {}", file.display());
     Ok(())
 }
 

@@ -134,6 +134,9 @@ struct FiguresArgs {
     /// Do not look where the time goes
     #[arg(long)]
     no_profile: bool,
+    /// Run nothing: write figures.md again out of figures.json
+    #[arg(long)]
+    again: bool,
     /// Folder for figures.md and figures.json
     #[arg(long, default_value = "docs")]
     out: PathBuf,
@@ -187,6 +190,7 @@ async fn main() -> Result<()> {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }
         Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
+        Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {
             let mut plan = if args.quick { Plan::quick() } else { Plan::full() };
             plan.rounds = args.rounds.unwrap_or(plan.rounds);

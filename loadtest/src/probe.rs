@@ -139,7 +139,7 @@ pub fn parts(symbols: &[(f64, String, String)], program: &str) -> Vec<Hot> {
 pub fn calls(file: &Path) -> Result<Vec<(String, u64)>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
     let mut all: Vec<_> = text.lines().filter_map(call).collect();
-    all.sort_by(|a, b| b.1.cmp(&a.1));
+    all.sort_by_key(|b| std::cmp::Reverse(b.1));
     Ok(all)
 }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn names_and_their_crates() {
-        let name = "_ZN72_$LT$edge..Actor$u20$as$u20$actix..actor..Actor$GT$7started17h0123456789abcdefE";
+        let name = "_ZN51_$LT$edge..Actor$u20$as$u20$actix..actor..Actor$GT$7started17h0123456789abcdefE";
         assert_eq!(demangle(name), "<edge::Actor as actix::actor::Actor>::started");
         assert_eq!(owner("<edge::Actor as actix::actor::Actor>::started"), "edge");
         assert_eq!(owner("<&mut tokio::x as y>::z"), "tokio");

@@ -8,6 +8,14 @@ use std::fmt::Write as _;
 /// The server whose figures the others are held against.
 const OURS: &str = "Chappe";
 
+/// From this line on the page is written by hand.
+const BY_HAND: &str = "<!-- by hand: from here on the command keeps what is written -->";
+
+/// The part of an earlier page that was written by hand; just the line that begins it if there is none.
+pub fn by_hand(before: &str) -> &str {
+    before.find(BY_HAND).map_or(BY_HAND, |at| &before[at..])
+}
+
 /// One outcome, a line for each figure.
 pub fn one(outcome: &Outcome) -> String {
     let mut out = String::new();
@@ -90,7 +98,7 @@ pub fn page(figures: &Figures) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "# Figures\n\nWritten by `loadtest figures` on {}; do not edit. The raw runs are in [figures.json](figures.json).\n",
+        "# Figures\n\nWritten by `loadtest figures` on {}; edit only the part below the figures. The raw runs are in [figures.json](figures.json).\n",
         figures.date
     );
     conditions(&mut out, figures);
@@ -100,9 +108,10 @@ pub fn page(figures: &Figures) -> String {
     if !figures.profiles.is_empty() {
         out += "\n## Where the time goes\n\n`perf record -e cpu-clock` on the server's process while it relays chat without TLS and without XEP-0198, in runs of \
                 their own that are in no table above; system calls by `strace -c -f` in further runs. The tracer slows a server, so it batches more: read the calls for one \
-                message as a shape, not as a cost.\n";
+                message as a shape, not as a cost (a fixed rate is halved for it).\n";
         figures.profiles.iter().for_each(|p| profile(&mut out, p));
     }
+    out.push('\n');
     out
 }
 
@@ -125,7 +134,7 @@ fn conditions(out: &mut String, figures: &Figures) {
     );
     let _ = writeln!(
         out,
-        "- chat: {} pairs, both send, bodies of {} bytes, full JIDs; closed loop: {} messages of each sender on their way; {:.0} s measured after {:.0} s. With XEP-0198 \
+        "- chat: {} pairs, both send, bodies of {} bytes, full JIDs; closed loop: {} messages of each sender on their way; {} s measured after {} s. With XEP-0198 \
          both sides have it on and ask for an ack after every {} messages.",
         plan.pairs, plan.body_bytes, plan.window, plan.measure, plan.warm_up, plan.ack_every,
     );
@@ -236,6 +245,13 @@ fn profile(out: &mut String, profile: &Profile) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_by_hand_stays() {
+        assert_eq!(by_hand("# Figures\n"), BY_HAND);
+        let page = format!("# Figures\n{BY_HAND}\n\n## Read\n\nA word.\n");
+        assert_eq!(format!("new\n{}", by_hand(&page)), page.replace("# Figures", "new"));
+    }
 
     #[test]
     fn medians() {
