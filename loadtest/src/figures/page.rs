@@ -154,7 +154,7 @@ fn conditions(out: &mut String, figures: &Figures) {
     out.push_str(
         "- CPU is that of all threads of the server process, user and kernel (`/proc/PID/task/*/schedstat`, held against utime + stime), warm-up excluded.\n\
          - Chappe: release build, its defaults but for rates (off), `tls.required` (off, for the plain runs) and `archive.default`. Its log is fsynced before a message is delivered.\n\
-         - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal` storage (files, never synced), roster, disco, ping, smacks, \
+         - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal_hashed` accounts with SHA-256, `internal` storage (files, never synced), roster, disco, ping, smacks, \
          carbons, blocklist, csi_simple, with archives mam; no limits.\n\
          - \"archives\": sender and recipient both archive every message.\n",
     );
