@@ -48,6 +48,104 @@ const BELOW_MODULES: &[(u16, &str, &str, &[&str])] = &[
     (478, "0.2.0", "Stream Limits Advertisement", &[]),
 ];
 
+/// Transcripts of `tests/scripts/` that show a specification: those whose first line names it.
+const SCRIPTS: &[(u16, &[&str])] = &[
+    (
+        6120,
+        &[
+            "bind",
+            "bind-conflict-override",
+            "bind-conflict-refuse",
+            "bind-conflict-replace",
+            "from",
+            "iq-between-users",
+            "iq-rules",
+            "leaks",
+            "login",
+            "order",
+            "stanza-before-bind",
+            "stream-errors",
+            "stream-features",
+            "to",
+        ],
+    ),
+    (
+        6121,
+        &[
+            "bare-to-all",
+            "blocking-leaks",
+            "iq-between-users",
+            "messages-to-bare",
+            "messages-to-bare-offline",
+            "messages-to-full",
+            "messages-to-gone-resource",
+            "messages-to-nobody",
+            "presence",
+            "presence-cut",
+            "presence-directed",
+            "presence-errors",
+            "presence-probe",
+            "priorities",
+            "priorities-tie",
+            "roster",
+            "roster-errors",
+            "roster-remove",
+            "roster-versioning",
+            "subscribe",
+            "subscribe-both",
+            "subscribe-cancel",
+            "subscribe-deny",
+            "subscribe-offline",
+            "subscribe-once",
+            "subscribe-preapproval-cancelled",
+            "subscribe-preapproved",
+            "subscribe-unknown",
+            "subscribe-withdrawn",
+            "subscribed-unasked",
+            "unsubscribe",
+        ],
+    ),
+    (7622, &["addresses", "to"]),
+    (30, &["disco"]),
+    (59, &["mam"]),
+    (77, &["password", "registration", "registration-closed"]),
+    (92, &["version"]),
+    (115, &["disco", "stream-features"]),
+    (160, &["offline"]),
+    (191, &["blocking", "blocking-domain", "blocking-leaks"]),
+    (
+        198,
+        &[
+            "order",
+            "sm-ack",
+            "sm-backwards",
+            "sm-expired",
+            "sm-nonsense",
+            "sm-old-version",
+            "sm-resume",
+            "sm-resume-in-flight",
+            "sm-resume-refused",
+            "sm-resume-twice",
+            "sm-server-killed",
+            "sm-server-restarted",
+            "sm-too-high",
+            "sm-without-resume",
+        ],
+    ),
+    (199, &["ping"]),
+    (202, &["time"]),
+    (203, &["offline"]),
+    (237, &["roster-versioning"]),
+    (280, &["carbons", "carbons-own"]),
+    (297, &["mam"]),
+    (313, &["mam", "mam-filters", "mam-metadata", "mam-strangers", "mam-what"]),
+    (334, &["hints", "mam-what"]),
+    (352, &["csi"]),
+    (359, &["stanza-ids"]),
+    (441, &["mam-prefs"]),
+    (478, &["stream-features"]),
+];
+
 const BEGIN: &str = "<!-- features: begin -->\n";
 const END: &str = "<!-- features: end -->";
 
@@ -56,17 +154,26 @@ pub fn table(modules: &[&Module]) -> String {
     let mut out = String::from("| specification | version | title | proven by |\n|---|---|---|---|\n");
     for (number, title, tests) in RFCS {
         let link = format!("[RFC {number}](https://www.rfc-editor.org/rfc/rfc{number})");
-        let _ = writeln!(out, "| {link} | | {title} | {} |", proof(tests));
+        let _ = writeln!(out, "| {link} | | {title} | {} |", proof(*number, tests));
     }
     for Row { number, version, title, tests } in xeps(modules) {
         let link = format!("[XEP-{number:04}](https://xmpp.org/extensions/xep-{number:04}.html)");
-        let _ = writeln!(out, "| {link} | {version} | {title} | {} |", proof(&tests));
+        let _ = writeln!(out, "| {link} | {version} | {title} | {} |", proof(number, &tests));
     }
     out
 }
 
-fn proof(tests: &[&str]) -> String {
-    tests.iter().map(|t| format!("`{t}`")).collect::<Vec<_>>().join("<br>")
+/// Numbers of RFCs and of XEPs are far from each other.
+fn scripts(number: u16) -> &'static [&'static str] {
+    SCRIPTS.iter().find(|(n, _)| *n == number).map_or(&[], |(_, names)| names)
+}
+
+fn proof(number: u16, tests: &[&str]) -> String {
+    let mut all: Vec<String> = tests.iter().map(|t| format!("`{t}`")).collect();
+    if !scripts(number).is_empty() {
+        all.push(format!("[transcripts](tests/scripts): {}", scripts(number).join(", ")));
+    }
+    all.join("<br>")
 }
 
 /// Every XEP once, by number, with all tests that prove it.
@@ -158,6 +265,29 @@ mod tests {
                 assert!(tests_here, "{} has no test", file.display());
             }
         }
+    }
+
+    /// What a transcript says in its first line that it shows, the table says too, and nothing else.
+    #[test]
+    fn every_row_names_its_transcripts() {
+        let mut titles: std::collections::BTreeMap<u16, std::collections::BTreeSet<String>> = Default::default();
+        for entry in std::fs::read_dir(root().join("tests/scripts")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "scs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let title = text.lines().next().unwrap();
+            let named = title.split("RFC ").skip(1).chain(title.split("XEP-").skip(1));
+            for number in named.filter_map(|rest| rest.get(..4)?.parse().ok()) {
+                titles.entry(number).or_default().insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        let xeps = xeps(modules::all());
+        let rows: Vec<u16> = RFCS.iter().map(|(n, ..)| *n).chain(xeps.iter().map(|x| x.number)).collect();
+        titles.retain(|number, _| rows.contains(number));
+        let listed = SCRIPTS.iter().map(|(n, names)| (*n, names.iter().map(|s| (*s).to_owned()).collect())).collect();
+        assert_eq!(titles, listed);
     }
 
     #[test]

@@ -304,6 +304,7 @@ impl Cores {
 fn settings(script: &Script) -> Result<(EdgeSettings, Settings)> {
     let mut edge = EdgeSettings::new(vec![BareJid::parse("localhost")?]);
     edge.iterations = ITERATIONS;
+    edge.features.more = modules::disco::server_caps(&modules::pipeline()).to_string();
     edge.login_tries_max = 5;
     edge.resume_timeout = types::limit::RESUME_TIMEOUT;
     edge.resume_timeout_max = types::limit::RESUME_TIMEOUT_MAX;
