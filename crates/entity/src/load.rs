@@ -408,8 +408,12 @@ impl Account {
 
     /// A row that waited for whoever comes next was given to this session.
     fn claim(&mut self, row: u64, id: SessionId) {
-        if self.state.log.get(row).is_some_and(|o| o.owed.contains(&OFFLINE)) {
-            self.state.log.owe(row, OFFLINE, id);
+        // The row may still name one that was lost before, whose own row waits for its client.
+        let owed = self.state.log.get(row).map(|o| o.owed.clone()).unwrap_or_default();
+        if !owed.contains(&id) {
+            for before in owed {
+                self.state.log.owe(row, before, id);
+            }
         }
     }
 
