@@ -71,7 +71,8 @@ mod tests {
             romeo/orchard > <presence/>
             romeo/orchard < <presence from='romeo@x/orchard' to='romeo@x'/>
             romeo/orchard < <message from='juliet@x/balcony' to='romeo@x'><body>hi</body>
-                <no-permanent-store xmlns='urn:xmpp:hints'/></message>
+                <no-permanent-store xmlns='urn:xmpp:hints'/>
+                <delay xmlns='urn:xmpp:delay' from='x' stamp='2026-11-22T10:00:00.000Z'/></message>
             ",
         );
     }

@@ -41,6 +41,7 @@ mod tests {
     use crate::check;
     use entity::testing::World;
 
+    const DELAY: &str = "<delay xmlns='urn:xmpp:delay' from='x' stamp='2026-11-22T10:00:00.000Z'/>";
     const NEVER: &str = "<iq id='p' type='set'><prefs xmlns='urn:xmpp:mam:2' default='never'><always/><never/></prefs></iq>";
 
     /// In order, stamped when they are late, and only once.
@@ -93,13 +94,13 @@ mod tests {
             romeo/orchard binds
             romeo/orchard > <presence/>
             romeo/orchard < <presence from='romeo@x/orchard' to='romeo@x'/>
-            romeo/orchard < <message from='juliet@x/balcony' to='romeo@x' type='chat'><body>1</body></message>
+            romeo/orchard < <message from='juliet@x/balcony' to='romeo@x' type='chat'><body>1</body>{DELAY}</message>
             romeo/orchard drops
             romeo reloads
             romeo/tomb binds
             romeo/tomb > <presence/>
             romeo/tomb < <presence from='romeo@x/tomb' to='romeo@x'/>
-            romeo/tomb < <message from='juliet@x/balcony' to='romeo@x' type='chat'><body>1</body></message>
+            romeo/tomb < <message from='juliet@x/balcony' to='romeo@x' type='chat'><body>1</body>{DELAY}</message>
             "
         ));
     }

@@ -532,7 +532,7 @@ fn full_jid_waits_behind_the_same_sender() {
     let message = |n: u32, to: &str| {
         format!(
             "<message from='juliet@x/balcony' to='{to}' type='chat'><body>{n}</body>
-            <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='00000000000{n}'/></message>"
+            <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='00000000000{n}'/><delay xmlns='urn:xmpp:delay' from='x' stamp='2026-11-22T10:00:00.000Z'/></message>"
         )
     };
     run(&format!(

@@ -321,9 +321,14 @@ impl C2s {
     }
 
     fn starttls(&mut self) -> Event {
-        // What came with it would be read as the first of the secured stream (CVE-2011-0411 and its kin).
-        if self.framer.has_buffered() {
-            return Event::Drop;
+        // What came with it would be read as the first of the secured stream (CVE-2011-0411 and its kin). White space says
+        // nothing, and is thrown away. COMPAT: go-sendxmpp ends the element with a line feed.
+        loop {
+            match self.framer.next() {
+                Ok(Some(Frame::Whitespace)) => {}
+                Ok(None) if !self.framer.has_buffered() => break,
+                _ => return Event::Drop,
+            }
         }
         Writer::new(&mut self.out).open("proceed").attr("xmlns", ns::TLS).close();
         self.negotiation_mut().login = None;

@@ -216,11 +216,9 @@ impl Account {
         let by = self.state.jid.domain().to_owned();
         for (pos, at, mut stanza) in rows {
             self.state.log.owe(pos.row, OFFLINE, id);
-            if at.0 + 1_000 < ctx.now.wall.0 {
-                // XEP-0203: when the account took it.
-                let delay = Element::new("delay", ns::DELAY).with_attr("from", &by).with_attr("stamp", at.to_string());
-                Arc::make_mut(&mut stanza).children.push(Child::from(&delay));
-            }
+            // XEP-0203: when the account took it.
+            let delay = Element::new("delay", ns::DELAY).with_attr("from", &by).with_attr("stamp", at.to_string());
+            Arc::make_mut(&mut stanza).children.push(Child::from(&delay));
             self.output(ctx, id, Some(pos), stanza, fx);
         }
     }

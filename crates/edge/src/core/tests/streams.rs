@@ -113,7 +113,7 @@ fn restarts_keep_to_what_was_said() {
 /// E01 to E04, E06, E13, A02: attacks on the change to TLS.
 #[test]
 fn starttls_takes_nothing_with_it() {
-    for behind in ["<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'/>", "\\x16\\x03\\x01", "\\x20"] {
+    for behind in ["<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'/>", "\\x16\\x03\\x01", "\\x20<iq/>"] {
         let script = format!(
             "- connects in the clear
              C: {{header}}
@@ -124,6 +124,15 @@ fn starttls_takes_nothing_with_it() {
         );
         super::Script::new(settings(), usize::MAX).run(&script);
     }
+    // White space says nothing: go-sendxmpp ends the element with a line feed.
+    check(
+        "- connects in the clear
+         C: {header}
+         S: *</stream:features>
+         C: <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\\x20
+         S: <proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
+         - starts tls",
+    );
     // What follows later, in the clear, is not read either.
     check(
         "- connects in the clear
