@@ -66,9 +66,29 @@ fn binding_can_be_refused_and_tried_again() {
          C: <resume xmlns='urn:xmpp:sm:3' h='0' previd='x'/>
          edge→core: resume x h=0
          - socket breaks
-         - is done
+         - is not done
          core→edge: resumed accepted=1
          edge→core: detach a1
+         - is done",
+    );
+    // The same for one that is new. One that never comes is not waited for longer than LEAVE_WITHIN.
+    check(
+        "- logs in
+         C: <iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>
+         edge→core: bind anything
+         - socket breaks
+         - is not done
+         core→edge: bound
+         edge→core: close a1
+         - is done",
+    );
+    check(
+        "- logs in
+         C: <iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>
+         edge→core: bind anything
+         - socket breaks
+         - is not done
+         - 60 s pass
          - is done",
     );
 }
