@@ -218,6 +218,7 @@ impl Loader {
             tails.entry(session).or_default().push(TailRow::decode(value)?);
         }
         let gone = self.cells.get(cell::GONE).cloned();
+        let suspects = self.cells.get(cell::SUSPECTS).cloned();
         let state = State {
             partition: partition(&self.jid),
             jid: self.jid,
@@ -232,6 +233,9 @@ impl Loader {
         let mut account = Account::assemble(state, self.seals, counters, live);
         if let Some(gone) = gone {
             account.load_gone(gone)?;
+        }
+        if let Some(suspects) = suspects {
+            account.load_suspects(suspects)?;
         }
         account.wake(ctx, sessions, tails, owed, fx);
         Ok(account)
@@ -297,6 +301,10 @@ impl Account {
         owed: Vec<OwedCell>,
         fx: &mut Effects,
     ) {
+        let (lost, sessions): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|row| row.lost.is_some());
+        for row in lost {
+            self.load_lost(ctx, row.id, row.sm, row.lost.unwrap_or_default(), fx);
+        }
         // A stale owner's row may land after a newer one's session took the resource: of two, the last bound is the one.
         let stale = |row: &SessionRow| sessions.iter().any(|o| o.jid == row.jid && (o.bound_at, o.id) > (row.bound_at, row.id));
         let gone: Vec<SessionId> = sessions.iter().filter(|row| stale(row)).map(|row| row.id).collect();
@@ -384,9 +392,10 @@ impl Account {
             s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
             let behind: Vec<TailRow> = cells.into_iter().filter(|t| t.m > d.m).collect();
             let rows: Vec<u64> = s.tail.iter().map(|o| o.pos).chain(behind.iter().map(|t| t.pos)).flatten().map(|p| p.row).collect();
-            for row in s.given.iter().map(|(row, _)| *row).chain(rows.iter().copied()) {
-                self.claim(row, s.id);
-            }
+            // Those that only a cell says were given to it: the cell goes with the next attach, the session's row must say it.
+            let mut given: Vec<(u64, u64)> = s.given.clone();
+            given.extend(rows.iter().filter(|row| !s.given.iter().any(|(r, _)| r == *row)).map(|row| (*row, 0)));
+            s.given = given.into_iter().filter(|(row, m)| self.claim(*row, s.id) || *m > 0).collect();
             // What it had and is not in its tail, its client has acknowledged.
             let had = |row: &u64| (*row <= d.pos.row || s.given.iter().any(|(r, _)| r == row)) && !rows.contains(row);
             let acked: Vec<u64> = self.state.log.owed_to(s.id).map(|o| o.pos.row).filter(had).collect();
@@ -395,6 +404,11 @@ impl Account {
             }
             s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
             self.append(&mut s, behind, &rows);
+            for (row, m) in &mut s.given {
+                if let Some(output) = s.tail.iter().find(|o| o.pos.is_some_and(|p| p.row == *row)) {
+                    *m = output.m;
+                }
+            }
             s.ask_again();
         } else {
             s.taken = self.state.log.number(s.id);
@@ -406,15 +420,17 @@ impl Account {
         s
     }
 
-    /// A row that waited for whoever comes next was given to this session.
-    fn claim(&mut self, row: u64, id: SessionId) {
+    /// A row that waited for whoever comes next was given to this session. Whether the row itself says otherwise.
+    fn claim(&mut self, row: u64, id: SessionId) -> bool {
         // The row may still name one that was lost before, whose own row waits for its client.
         let owed = self.state.log.get(row).map(|o| o.owed.clone()).unwrap_or_default();
-        if !owed.contains(&id) {
-            for before in owed {
-                self.state.log.owe(row, before, id);
-            }
+        if owed.contains(&id) {
+            return false;
         }
+        for before in &owed {
+            self.state.log.owe(row, *before, id);
+        }
+        !owed.is_empty()
     }
 
     /// What a detached session was sent after its row was written, in that order: what is in cells, and the rows owed to it

@@ -48,6 +48,8 @@ pub struct Session {
     pub attach: Attach,
     /// Where its stream is.
     pub link: Link,
+    /// The link to its edge was renewed: the edge says by then that it still has it, or a farewell was lost with the link.
+    pub confirm_by: Instant,
     /// Orders sessions by when they were bound ("most recently connected").
     pub bound_at: Timestamp,
     /// Soft state; changed through [`Session::soft_mut`] so that the edge hears of it.
@@ -92,6 +94,7 @@ impl Session {
             jid,
             attach,
             link,
+            confirm_by: Instant::NEVER,
             bound_at,
             soft: Arc::default(),
             soft_changed: false,
@@ -236,6 +239,9 @@ pub struct SessionRow {
     pub given: Vec<(u64, u64)>,
     /// Nobody but this row holds it.
     pub detached: Option<DetachedRow>,
+    /// Nobody holds it any more, and no edge that still has a copy may bring it back: until then its client hears how
+    /// much was accepted.
+    pub lost: Option<Timestamp>,
 }
 
 /// See [`SessionRow::detached`].
@@ -321,7 +327,13 @@ impl SessionRow {
             sm: s.soft.sm.clone(),
             given: s.given.clone(),
             detached: None,
+            lost: None,
         }
+    }
+
+    /// The row that says: it cannot be resumed.
+    pub fn lost(s: &Session, until: Timestamp) -> SessionRow {
+        SessionRow { given: Vec::new(), lost: Some(until), ..SessionRow::attached(s) }
     }
 
     /// The row that says: detached, and all that this row alone holds.
@@ -353,9 +365,10 @@ impl SessionRow {
         for (row, m) in &self.given {
             w.u64(*row).u64(*m);
         }
-        match &self.detached {
-            None => drop(w.u8(0)),
-            Some(d) => {
+        match (&self.detached, self.lost) {
+            (None, None) => drop(w.u8(0)),
+            (None, Some(until)) => drop(w.u8(2).u64(until.0)),
+            (Some(d), _) => {
                 w.u8(1).u64(d.until.0).u64(d.taken).u64(d.m).u64(d.m_acked);
                 w.u64(d.pos.row).u64(d.pos.epoch.0.into());
                 w.u64(d.tail.len() as u64);
@@ -386,9 +399,15 @@ impl SessionRow {
         for _ in 0..r.count()? {
             given.push((r.u64()?, r.u64()?));
         }
-        let detached = if r.u8()? == 0 { None } else { Some(decode_detached(&mut r)?) };
+        let (mut detached, mut lost) = (None, None);
+        match r.u8()? {
+            0 => {}
+            1 => detached = Some(decode_detached(&mut r)?),
+            2 => lost = Some(Timestamp(r.u64()?)),
+            _ => return Err(Corrupt("session row")),
+        }
         r.end()?;
-        Ok(SessionRow { id, jid, attach, bound_at, sm, given, detached })
+        Ok(SessionRow { id, jid, attach, bound_at, sm, given, detached, lost })
     }
 }
 

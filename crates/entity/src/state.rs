@@ -21,6 +21,8 @@ pub mod cell {
     pub const COUNTERS: &[u8] = b"k";
     /// The highest input of a session that is in no row: `n/<session>`.
     pub const NUMBER: &[u8] = b"n/";
+    /// Inputs that two owners did not live to take, and that a third one has begun.
+    pub const SUSPECTS: &[u8] = b"p";
     /// Outputs of detached sessions behind their rows: `t/<session>/<number>`.
     pub const TAIL: &[u8] = b"t/";
     /// Resources that were available and are gone, of late.

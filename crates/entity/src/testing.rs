@@ -347,6 +347,22 @@ impl World {
         self.drain();
     }
 
+    /// What one input of an account says to edges, in order; nobody hears it.
+    pub fn said(&mut self, jid: &BareJid, run: impl FnOnce(&mut Account, &Ctx<'_>, &mut Effects)) -> Vec<ShardMsg> {
+        let mut said = Vec::new();
+        self.input(jid, |account, ctx, fx| {
+            run(account, ctx, fx);
+            fx.list.retain(|effect| match effect {
+                Effect::Edge(_, msg) => {
+                    said.push(msg.clone());
+                    false
+                }
+                _ => true,
+            });
+        });
+        said
+    }
+
     fn with_ctx(&mut self, jid: &BareJid, run: impl FnOnce(&Ctx<'_>, &mut Effects)) {
         let mut fx = Effects::default();
         let ctx = Ctx { shard: ShardId(0), low_space: self.low_space, now: self.now, settings: &self.settings, pipeline: &self.pipeline };
@@ -387,7 +403,7 @@ impl World {
             Effect::Peer(to, body) => {
                 // A link keeps order between two parties, and copies what it carries.
                 let body = match body {
-                    PeerMsg::State { stanza } => PeerMsg::State { stanza: through_link(&stanza) },
+                    PeerMsg::State { stanza, asker } => PeerMsg::State { stanza: through_link(&stanza), asker },
                     body => body,
                 };
                 let from_epoch = Epoch(self.epoch);

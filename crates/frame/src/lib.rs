@@ -132,7 +132,8 @@ pub enum EdgeMsg {
         attach: Attach,
         /// Number of the stanza in the session.
         n: u64,
-        /// 1 the first time; 2 runs alone; 3 is refused as poison.
+        /// 1 the first time; 2 and later: earlier owners did not live to take it, so it runs alone. From 3 on one that another
+        /// owner had begun as a suspect is refused as poison.
         attempt: u8,
         /// The stanza, with `from` not yet checked.
         stanza: SharedStanza,
@@ -308,6 +309,11 @@ pub enum ShardMsg {
         /// Inputs that need not be sent again (XEP-0198 count).
         h: Option<u32>,
     },
+    /// Bind, resume, enable or re-attach cannot be taken now: ask again after a while.
+    Busy {
+        /// The request.
+        req: ReqId,
+    },
     /// The answer to a re-attach.
     Reattached {
         /// The request.
@@ -451,6 +457,8 @@ pub struct Reattached {
     pub attach: Attach,
     /// The highest input accepted; submit the later ones again.
     pub accepted: u64,
+    /// What an earlier owner did with them is not known: each may have been carried out, or have killed it.
+    pub adopted: bool,
 }
 
 /// A message of one entity to another.
@@ -496,6 +504,9 @@ pub enum PeerMsg {
     State {
         /// The presence stanza.
         stanza: SharedStanza,
+        /// Of a probe, the session that asks; of an answer to one, the session that asked. It is for no other, whatever
+        /// resource that session had.
+        asker: Option<SessionId>,
     },
     /// An IQ or a passing message: delivered at most once, or answered with an error by the receiver.
     Request {

@@ -3,8 +3,6 @@
 use chappe_modules::pipeline;
 use entity::testing::{World, check, jid};
 use frame::EdgeMsg;
-use stanza::{MessageType, Stanza};
-use std::sync::Arc;
 use types::{Collection, ConnId, ReqId};
 
 fn run(script: &str) {
@@ -490,23 +488,6 @@ fn removal() {
             <set xmlns='http://jabber.org/protocol/rsm'><count>0</count></set></fin></iq>
         ",
         error("cancel", "service-unavailable"),
-    ));
-}
-
-/// A stanza that has brought down two owners is not tried a third time.
-#[test]
-fn poison() {
-    let mut world = World::new(pipeline());
-    world.run("juliet/balcony comes\nromeo/orchard comes");
-    let s = &world.account(&jid("juliet")).state.sessions[0];
-    let (session, attach, conn, n) = (s.id, s.attach, s.conn().unwrap(), s.taken + 1);
-    let stanza = Stanza::message(jid("romeo"), MessageType::Chat).with_from(s.jid.clone()).with_id("1").with_body("hi");
-    let submit = EdgeMsg::Submit { session, attach, n, attempt: 3, stanza: Arc::new(stanza) };
-    world.input(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, submit, fx));
-    assert_eq!(world.accepted("juliet/balcony").0, n);
-    world.run(&format!(
-        "juliet/balcony < <message from='romeo@x' to='juliet@x/balcony' type='error' id='1'><body>hi</body>{}</message>",
-        error("cancel", "internal-server-error"),
     ));
 }
 

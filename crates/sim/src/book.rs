@@ -12,6 +12,9 @@ pub struct Msg {
     pub from: usize,
     /// The account addressed.
     pub to: usize,
+    /// Its place in an order: all sessions of a client with XEP-0198, which sends again what was lost, or one session of
+    /// another one, whose last inputs may still be under way when it has a new stream (RFC 6120 §10.1 orders one stream).
+    pub series: (usize, u64),
     /// The sender is acknowledged and the message is durable.
     pub durable: bool,
     /// The server has said so.

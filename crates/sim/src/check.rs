@@ -89,13 +89,14 @@ impl World {
                 return Err(format!("{jid} has two valid rows {}: {all:?}, {:?}", pos.row, self.dump(&row::seals(&jid))));
             }
             let (mut sent, mut got) = (BTreeMap::<MsgId, u32>::new(), BTreeMap::<MsgId, u32>::new());
-            let mut last: BTreeMap<(bool, usize), u64> = BTreeMap::new();
+            let mut last: BTreeMap<(bool, (usize, u64)), u64> = BTreeMap::new();
             for (pos, row) in rows.iter().filter(|(_, r)| r.archived) {
                 let Some(id) = row.stanza.id.as_deref().and_then(parse_name) else { continue };
                 let own = row.sender == jid;
                 *if own { &mut sent } else { &mut got }.entry(id).or_default() += 1;
-                let uncovered = self.book.messages.get(&id).is_some_and(|m| m.uncovered);
-                let before = last.entry((own, id.0)).or_default();
+                let Some(m) = self.book.messages.get(&id) else { continue };
+                let uncovered = m.uncovered;
+                let before = last.entry((own, m.series)).or_default();
                 if id.1 < *before && !uncovered {
                     return Err(format!("archive of {jid}, row {}: {id:?} behind {before} of its sender", pos.row));
                 }

@@ -101,7 +101,7 @@ pub struct Client {
     reflected: bool,
     next: u64,
     seen: BTreeSet<(bool, MsgId)>,
-    last_from: BTreeMap<(usize, bool), u64>,
+    last_from: BTreeMap<((usize, u64), bool), u64>,
     open_requests: BTreeSet<MsgId>,
     wishes: Vec<Wish>,
 }
@@ -448,6 +448,7 @@ impl Client {
         let msg = Msg {
             from: self.account,
             to,
+            series: (self.id, if self.sm { 0 } else { self.session }),
             durable: durable && self.sm,
             acked: false,
             refused: false,
@@ -506,7 +507,7 @@ impl Client {
         let Some(m) = book.messages.get_mut(&id) else {
             return book.fail(format!("client {} got a message that nobody sent: {id:?}", self.id));
         };
-        let (uncovered, to, from) = (m.uncovered, m.to, m.from);
+        let (uncovered, to, from, series) = (m.uncovered, m.to, m.from, m.series);
         if !is_carbon {
             m.received += 1;
             book.deliveries += 1;
@@ -525,7 +526,7 @@ impl Client {
         }
         // A full address and a bare one may go different ways: a resource that takes no waiting messages takes its own.
         let full = message.attr("to").is_some_and(|to| to.contains('/'));
-        let last = self.last_from.entry((id.0, full)).or_default();
+        let last = self.last_from.entry((series, full)).or_default();
         if self.alone && id.1 < *last && !uncovered && message.attr("type") != Some("headline") {
             book.fail(format!("client {} got {id:?} behind {last}", self.id));
         }

@@ -1,6 +1,6 @@
 //! What breaks, and how it comes back.
 
-use crate::net::{Owner, SHARDS, Waiting};
+use crate::net::{Owner, Payload, SHARDS, Waiting};
 use crate::plan::Mode;
 use crate::world::{Event, Stores, World};
 use rand::Rng;
@@ -299,6 +299,12 @@ impl World {
             host.handle_renewed(now, shard);
         }
         self.route(p);
+        let (now_known, early) = std::mem::take(&mut self.parties[p].early).into_iter().partition(|f: &frame::ToShard| f.shard == shard);
+        self.parties[p].early = early;
+        let now_known: Vec<frame::ToShard> = now_known;
+        for frame in now_known.into_iter().filter(|f| f.epoch == new.epoch) {
+            self.send(p, new.party, Payload::Shard(Box::new(frame)));
+        }
         self.tell_conns(p, shard, new.epoch);
     }
 
@@ -334,7 +340,16 @@ impl World {
             }
         }
         self.say(|| format!("the link p{a} - p{b} is there again"));
+        let now = self.clock();
         for (me, peer) in [(a, b), (b, a)] {
+            let node = self.plan.conn_id(peer, 0).node;
+            if self.parties[me].up
+                && self.parties[peer].is_edge
+                && let Some(host) = &mut self.parties[me].host
+            {
+                host.handle_link_renewed(now, &|conn| conn.node == node);
+            }
+            self.route(me);
             for shard in (0..SHARDS).map(ShardId) {
                 let known = self.parties[me].view.owner(shard);
                 if known.is_some_and(|o| o.party == peer) {

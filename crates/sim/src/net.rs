@@ -97,6 +97,8 @@ pub struct Party {
     pub stopped: bool,
     /// What came meanwhile.
     pub waiting: VecDeque<Waiting>,
+    /// Frames for owners that it has not heard of yet.
+    pub early: Vec<ToShard>,
     /// Its earlier life had connections up to this number.
     pub life: u32,
 }

@@ -24,6 +24,9 @@ const WALL: u64 = 1_795_000_000_000;
 /// Steps within one millisecond beyond which something runs in circles.
 const STEPS_PER_MS_MAX: u32 = 200_000;
 
+/// Frames that wait for a router to hear of the owner that they are for; further ones are lost.
+const EARLY_MAX: usize = 1_024;
+
 /// Something that will happen.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -190,7 +193,18 @@ impl World {
             let view = Arc::new(View::new(p, mode == Mode::Embedded));
             let (is_edge, is_core) = world.plan.roles(p);
             let waiting = VecDeque::new();
-            world.parties.push(Party { view, host: None, plane: None, is_edge, is_core, up: false, stopped: false, waiting, life: 0 });
+            world.parties.push(Party {
+                view,
+                host: None,
+                plane: None,
+                is_edge,
+                is_core,
+                up: false,
+                stopped: false,
+                waiting,
+                early: Vec::new(),
+                life: 0,
+            });
         }
         world
     }
@@ -231,6 +245,7 @@ impl World {
         self.parties[p].stopped = false;
         self.parties[p].life += 1;
         self.parties[p].waiting.clear();
+        self.parties[p].early.clear();
         if !self.parties[p].is_core {
             return;
         }
@@ -343,6 +358,11 @@ impl World {
                 Out::Edge(frame) => {
                     let to = self.plan.party_of(frame.conn);
                     self.send(p, to, Payload::Edge(Box::new(frame)));
+                }
+                Out::Shard(frame) if self.parties[p].view.owner(frame.shard).is_some_and(|o| o.epoch < frame.epoch) => {
+                    if self.parties[p].early.len() < EARLY_MAX {
+                        self.parties[p].early.push(frame);
+                    }
                 }
                 Out::Shard(frame) => {
                     if let Some(owner) = self.parties[p].view.owner(frame.shard) {

@@ -55,6 +55,7 @@ impl Connection {
                 }
             }
             ShardMsg::Reattached { req, answer } => self.reattached(epoch, req, answer),
+            ShardMsg::Busy { req } => self.busy(req),
             ShardMsg::Again { session } => self.again(epoch, session),
             ShardMsg::Ended { session, attach, reason } => {
                 if self.current(epoch, session, attach).is_some() {
@@ -178,8 +179,8 @@ impl Connection {
         self.floor = epoch;
         self.tries = 0;
         match answer {
-            Some(Reattached { session: id, attach, accepted }) if id == session.id => {
-                session.reattached(attach, epoch, accepted, now);
+            Some(Reattached { session: id, attach, accepted, adopted }) if id == session.id => {
+                session.reattached(attach, epoch, accepted, adopted, now);
                 // The owner has the session, and forgot what was asked about it.
                 if let Some(asked) = self.asked.as_mut().filter(|a| matches!(a.what, Ask::Enable { .. })) {
                     asked.req = None;
@@ -198,6 +199,18 @@ impl Connection {
             self.floor = epoch;
             session.reattach();
         }
+    }
+
+    /// What was asked last is asked again after a while.
+    fn busy(&mut self, req: ReqId) {
+        let asked = self.asked.as_mut().filter(|a| a.req == Some(req));
+        let session = self.session.as_deref_mut().filter(|s| s.link == Link::Reattaching(req) && !s.left);
+        match (asked, session) {
+            (Some(asked), _) => asked.req = None,
+            (None, Some(session)) => session.reattach(),
+            (None, None) => return,
+        }
+        self.hold();
     }
 
     fn deliver(&mut self, epoch: Epoch, session: SessionId, attach: Attach, output: frame::Output) {

@@ -346,8 +346,9 @@ impl Session {
     }
 
     /// A new owner has taken the copy. What is left of the inputs is submitted again.
-    pub fn reattached(&mut self, attach: Attach, epoch: Epoch, accepted: u64, now: Instant) {
-        if epoch > self.epoch {
+    /// `adopted`: it knows nothing of what the last one did.
+    pub fn reattached(&mut self, attach: Attach, epoch: Epoch, accepted: u64, adopted: bool, now: Instant) {
+        if adopted {
             // The owner before has died, and one of those that it had may be why.
             let in_flight = usize::try_from(self.sent - self.accepted).unwrap_or(usize::MAX);
             for input in self.inputs.iter_mut().take(in_flight) {

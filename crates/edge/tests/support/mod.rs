@@ -125,7 +125,7 @@ fn answer(state: &mut State, conn: ConnId, shard: ShardId, account: &BareJid, bo
         }
         EdgeMsg::Reattach { req, copy } => {
             state.seen.push(format!("reattach {} inputs", copy.inputs.len()));
-            let answer = Some(frame::Reattached { session, attach: Attach(2), accepted: copy.accepted });
+            let answer = Some(frame::Reattached { session, attach: Attach(2), accepted: copy.accepted, adopted: false });
             Some(ShardMsg::Reattached { req, answer })
         }
         EdgeMsg::Detach { .. } => {

@@ -60,7 +60,7 @@ impl Account {
                 }
             }
             Kind::Iq => self.in_iq(ctx, from, stanza, fx),
-            Kind::Presence => self.in_presence(ctx, stanza, fx),
+            Kind::Presence => self.in_presence(ctx, stanza, None, fx),
         }
     }
 

@@ -242,7 +242,7 @@ impl Account {
             .cloned()
             .collect();
         for s in subscribers {
-            self.show_to(ctx, if jid.is_full() { jid } else { s.as_jid() }, fx);
+            self.show_to(ctx, if jid.is_full() { jid } else { s.as_jid() }, None, fx);
         }
     }
 
@@ -326,6 +326,11 @@ impl Account {
                     Err(()) => self.iq_done(ctx, session, &iq, Err(StanzaError::new(Condition::ResourceConstraint)), fx),
                 }
             }
+            Some(PendingRead::Suspect { session, attach, n, attempt, stanza }) => {
+                if self.state.session(session).is_some_and(|s| s.attach == attach && s.taken + 1 == n) {
+                    self.carry_out(ctx, session, n, attempt, stanza, fx);
+                }
+            }
             Some(PendingRead::Purge { first }) => self.purge(first, cells.unwrap_or_default(), fx),
             None => {}
         }
@@ -383,7 +388,7 @@ impl Account {
     fn farewell(&mut self, ctx: &Ctx<'_>, kind: Kind, to: &BareJid, fx: &mut Effects) {
         if ctx.settings.hosts(to.domain()) {
             let p = Stanza::new(stanza::Kind::Presence, kind.as_str()).with_from(self.state.jid.clone()).with_to(to.clone());
-            fx.push(Effect::Peer(to.clone(), PeerMsg::State { stanza: Arc::new(p) }));
+            fx.push(Effect::Peer(to.clone(), PeerMsg::State { stanza: Arc::new(p), asker: None }));
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Account, Lost};
 use crate::effect::{Effect, Effects};
 use crate::module::{ConflictPolicy, Ctx};
 use crate::row::OFFLINE;
-use crate::session::{Link, Session, TailRow};
+use crate::session::{Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
@@ -14,10 +14,11 @@ use stanza::{Condition, IqType, Kind, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::RESUME_TIMEOUT_MAX;
-use types::{Attach, ConnId, FullJid, Op, ReqId, SessionId, Timestamp};
+use types::{Attach, ConnId, FullJid, Instant, Op, ReqId, SessionId, Timestamp};
 
-/// Sessions that one account remembers though nobody can resume them; beyond that the oldest is forgotten.
-const LOST_MAX: usize = 64;
+/// Sessions that one account remembers though nobody can resume them, and for how long; beyond that the oldest is forgotten.
+const LOST_MAX: usize = 16;
+const LOST_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// Failed logins are counted over this time.
 const FAILURES_WINDOW: Duration = Duration::from_secs(60);
 
@@ -142,7 +143,7 @@ impl Account {
         }
         let oldest = self.state.sessions.iter().find(|s| s.conn().is_none()).map(|s| s.id);
         let id = oldest.ok_or_else(|| StanzaError::new(Condition::ResourceConstraint))?;
-        self.end_session(ctx, id, None, fx);
+        self.expire(ctx, id, fx);
         Ok(())
     }
 
@@ -227,6 +228,7 @@ impl Account {
         if let Some(s) = self.state.session_mut(id) {
             s.attach = Attach(s.attach.0 + 1);
             s.link = Link::Attached(conn);
+            s.confirm_by = Instant::NEVER;
             for m in std::mem::take(&mut s.cells) {
                 fx.delete(&self.state.partition, TailRow::key(id, m));
             }
@@ -237,7 +239,10 @@ impl Account {
     /// An edge hands over its copy.
     pub(super) fn reattach(&mut self, ctx: &Ctx<'_>, conn: ConnId, req: ReqId, copy: SessionCopy, fx: &mut Effects) {
         let id = copy.session;
-        let usable = self.state.session(id).filter(|s| s.attach == copy.attach).map(|s| s.link);
+        // A connection that has the session and names an earlier attach did not hear of the later one: the answer was lost.
+        let unheard = |s: &&Session| s.link == Link::Attached(conn) && copy.attach < s.attach;
+        let repeats = self.state.session(id).is_some_and(|s| unheard(&s));
+        let usable = self.state.session(id).filter(|s| s.attach == copy.attach || repeats).map(|s| s.link);
         let adopts = matches!(usable, Some(Link::Attaching { .. }));
         let taken_over = match usable {
             // Somebody else has it, or it has ended.
@@ -258,7 +263,7 @@ impl Account {
         };
         self.move_to(id, conn, fx);
         let Some(s) = self.state.session(id) else { return };
-        let answer = Reattached { session: id, attach: s.attach, accepted: copy.accepted };
+        let answer = Reattached { session: id, attach: s.attach, accepted: copy.accepted, adopted: adopts || repeats };
         let attach = s.attach;
         fx.push(Effect::Edge(conn, ShardMsg::Reattached { req, answer: Some(answer) }));
         for output in missing {
@@ -340,24 +345,23 @@ impl Account {
         (missing.len() as u64 == s.m.saturating_sub(copy.m)).then_some(missing)
     }
 
-    /// Inputs that the old owner may or may not have carried out.
+    /// Inputs that the last owner took, as far as this one knows. The others its edge submits again: those that somebody may
+    /// have died over, one by one.
     fn run_again(&mut self, ctx: &Ctx<'_>, id: SessionId, copy: &SessionCopy, fx: &mut Effects) {
         let known = self.state.session(id).map_or(0, |s| s.taken);
-        for (n, stanza) in &copy.inputs {
-            if *n > known {
-                self.submit(ctx, id, *n, 2, stanza.clone(), fx);
-            } else {
-                self.repeat(ctx, id, *n, stanza, fx);
-            }
+        for (n, stanza) in copy.inputs.iter().take_while(|(n, _)| *n <= known) {
+            self.repeat(ctx, id, *n, stanza, fx);
         }
         self.tell_outcome(id, fx);
     }
 
     /// An input that was taken before its owner died. Messages are in the log; presence may not have reached the edge as the
     /// state of the session, and the newest counts; an own IQ is answered (gets and sets of ours can be repeated); someone else's is not forwarded twice.
-    fn repeat(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: &SharedStanza, fx: &mut Effects) {
+    pub(super) fn repeat(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: &SharedStanza, fx: &mut Effects) {
         match stanza.kind {
-            Kind::Iq => {}
+            Kind::Iq if stanza.is_request() => {}
+            // Whoever asked hears an error if the answer did not reach it.
+            Kind::Iq => return,
             Kind::Presence if matches!(stanza.presence_type(), None | Some(stanza::PresenceType::Unavailable)) => {
                 return self.out_presence(ctx, id, n, stanza.clone(), fx);
             }
@@ -402,6 +406,7 @@ impl Account {
             return self.end_session(ctx, id, None, fx);
         };
         s.link = Link::Detached { until: ctx.now.mono + Duration::from_secs(secs.into()) };
+        s.confirm_by = Instant::NEVER;
         let until = Timestamp(ctx.now.wall.0 + u64::from(secs) * 1_000);
         self.write_session(id, Some(until), fx);
     }
@@ -416,22 +421,40 @@ impl Account {
         // Nobody knows whether it was available: who saw it must not see a ghost.
         let gone = Stanza::presence(Some(PresenceType::Unavailable)).with_from(s.jid.clone());
         self.say_gone(ctx, &Arc::new(gone), fx);
-        match s.resumable() {
-            Some(sm) => {
-                let until = ctx.now.mono + Duration::from_secs(sm.resume_secs.into());
-                self.lost.push(Lost { id, sm: sm.clone(), until });
-                if self.lost.len() > LOST_MAX {
-                    let oldest = self.lost.iter().map(|l| l.id).min();
-                    self.forget_lost(|l| Some(l.id) == oldest, fx);
-                }
-            }
-            None => self.remove_rows(id, fx),
-        }
+        self.answer_asked(ctx, &s, fx);
+        self.keep_lost(ctx, &s, fx);
         self.reroute(ctx, id, fx);
     }
 
-    /// XEP-0198 §5: what the client need not send again, if the session was lost. It stays known for its time: the answer
-    /// may be lost, too, and then the client asks again.
+    /// Instead of the session its row stays, which says so: durable before any client hears that it cannot be resumed, since
+    /// what an edge still has of it would be taken twice then.
+    fn keep_lost(&mut self, ctx: &Ctx<'_>, s: &Session, fx: &mut Effects) {
+        let Some(sm) = s.resumable().cloned() else {
+            return self.remove_rows(s.id, fx);
+        };
+        let until = Timestamp(ctx.now.wall.0 + LOST_FOR.as_millis() as u64);
+        fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::lost(s, until).encode());
+        self.lost.push(Lost { id: s.id, sm, until: ctx.now.mono + LOST_FOR });
+        if self.lost.len() > LOST_MAX {
+            let oldest = self.lost.first().map(|l| l.id);
+            self.forget_lost(|l| Some(l.id) == oldest, fx);
+        }
+    }
+
+    /// At load: a row of a session that cannot be resumed.
+    pub(crate) fn load_lost(&mut self, ctx: &Ctx<'_>, id: SessionId, sm: Option<Sm>, until: Timestamp, fx: &mut Effects) {
+        match sm {
+            Some(sm) if until > ctx.now.wall => {
+                let left = Duration::from_millis(until.0 - ctx.now.wall.0);
+                self.lost.push(Lost { id, sm, until: ctx.now.mono + left });
+                self.lost.sort_by_key(|l| l.until);
+            }
+            _ => self.remove_rows(id, fx),
+        }
+    }
+
+    /// XEP-0198 §5: what the client need not send again, if the session was lost. It stays known: the answer may be lost,
+    /// too, and then the client asks again.
     fn resume_lost(&self, previd: &str) -> Option<u32> {
         let lost = self.lost.iter().find(|l| l.sm.previd.as_deref() == Some(previd))?;
         Some(self.state.log.number(lost.id).saturating_sub(lost.sm.base_n) as u32)
@@ -447,20 +470,36 @@ impl Account {
 
     pub(crate) fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
         self.state.log.forget_number(id);
-        fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
+        fx.delete(&self.state.partition, SessionRow::key(id));
         fx.delete(&self.state.partition, super::number_key(id));
     }
 
-    /// The session is over: its contacts see it go, what it is owed goes to others.
+    /// Its time to be resumed is over. A client that comes later still hears how much was accepted.
+    pub(super) fn expire(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        let session = self.state.session(id).cloned();
+        self.end(ctx, id, None, fx);
+        if let Some(s) = session {
+            self.keep_lost(ctx, &s, fx);
+            self.reroute(ctx, id, fx);
+        }
+    }
+
+    /// The session is over for good.
     pub(super) fn end_session(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) {
-        let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return };
+        if self.end(ctx, id, reason, fx) {
+            self.remove_rows(id, fx);
+            self.reroute(ctx, id, fx);
+        }
+    }
+
+    /// Its contacts see it go. `false`: there is no such session.
+    fn end(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) -> bool {
+        let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return false };
         let s = &self.state.sessions[at];
         let attaching = matches!(s.link, Link::Attaching { .. });
-        if attaching || s.soft.presence.is_some() {
+        if attaching {
             let resource = CompactString::from(s.jid.resource());
             self.remember_gone(ctx, &resource, fx);
-        }
-        if attaching {
             // Its presence died with its edge and its core: whoever saw it hears that it is gone.
             self.unavailable_for_sure(ctx, id, fx);
         } else {
@@ -475,12 +514,7 @@ impl Account {
             fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
         }
         self.requests.retain(|(session, ..)| *session != id);
-        self.state.log.forget_number(id);
-        fx.delete(&self.state.partition, crate::session::SessionRow::key(id));
-        if s.acknowledges() {
-            fx.delete(&self.state.partition, super::number_key(id));
-        }
-        self.reroute(ctx, id, fx);
+        true
     }
 
     /// Requests that its client can no longer answer.

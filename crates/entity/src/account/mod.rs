@@ -17,7 +17,7 @@ use crate::log::CHECKPOINT_EVERY;
 use crate::module::{Ctx, IqHandler, LogScan};
 use crate::outbox::{Key, Outbox};
 use crate::seal::Seals;
-use crate::session::{HELD_MAX, Link, SessionRow, TailRow};
+use crate::session::{HELD_MAX, Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
 use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
 use stanza::{Condition, Kind, Stanza, StanzaError};
@@ -42,6 +42,8 @@ pub const QUERIES_MAX: usize = 4;
 /// session can be detached.
 const GONE_MAX: usize = 32;
 const GONE_FOR: Duration = Duration::from_secs(2 * 3_600);
+/// See [`Account::suspects`]; the oldest is forgotten.
+const SUSPECTS_MAX: usize = 16;
 /// Rows of one page when an account is removed.
 const PURGE_ROWS: usize = 500;
 
@@ -60,7 +62,8 @@ pub struct Account {
     requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
     /// Those that the account answered itself because the other end died: an answer that comes after all is too late.
     answered: VecDeque<(SessionId, Jid, compact_str::CompactString)>,
-    /// Sessions whose edge and core died together: they cannot be resumed, but the log knows what they sent.
+    /// Sessions that cannot be resumed any more (their time is over, or edge and core died together), oldest first: the log
+    /// knows what they sent.
     lost: Vec<Lost>,
     live: bool,
     cursor_at: Instant,
@@ -74,6 +77,8 @@ pub struct Account {
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
     poison: Vec<(SessionId, u64)>,
+    /// Inputs that an owner began though two before it had not lived to take them, newest last.
+    suspects: Vec<(SessionId, u64)>,
 }
 
 /// See [`Account::lost`].
@@ -85,8 +90,24 @@ struct Lost {
 }
 
 enum PendingRead {
-    Iq { iq: SharedStanza, handler: &'static IqHandler, session: Option<SessionId>, scan: LogScan, data: Box<dyn Any + Send> },
-    Purge { first: u64 },
+    Iq {
+        iq: SharedStanza,
+        handler: &'static IqHandler,
+        session: Option<SessionId>,
+        scan: LogScan,
+        data: Box<dyn Any + Send>,
+    },
+    Purge {
+        first: u64,
+    },
+    /// Its mark as a suspect is durable: the input is carried out.
+    Suspect {
+        session: SessionId,
+        attach: types::Attach,
+        n: u64,
+        attempt: u8,
+        stanza: SharedStanza,
+    },
 }
 
 /// Numbers that must never be given twice within an epoch, also when the account sleeps and wakes in between.
@@ -140,6 +161,7 @@ impl Account {
             used_at: Instant(0),
             current: None,
             poison: Vec::new(),
+            suspects: Vec::new(),
         }
     }
 
@@ -201,7 +223,7 @@ impl Account {
             }
             PeerMsg::Confirm { origin } => self.confirmed(ctx, &peer.from, origin, fx),
             PeerMsg::Refuse { origin } => self.outbox.refuse(&peer.from, origin, ctx.now.mono),
-            PeerMsg::State { stanza } => self.in_presence(ctx, stanza, fx),
+            PeerMsg::State { stanza, asker } => self.in_presence(ctx, stanza, asker, fx),
             PeerMsg::Request { stanza } => self.in_request(ctx, &peer.from, stanza, fx),
         }
         self.finish(ctx, fx);
@@ -223,8 +245,13 @@ impl Account {
         for id in over {
             match self.state.session(id).map(|s| s.link) {
                 Some(Link::Attaching { .. }) => self.lose(ctx, id, fx),
-                _ => self.end_session(ctx, id, None, fx),
+                _ => self.expire(ctx, id, fx),
             }
+        }
+        let unconfirmed = self.state.sessions.iter().filter(|s| s.confirm_by <= now);
+        let unconfirmed: Vec<_> = unconfirmed.filter_map(|s| Some((s.id, s.attach, s.conn()?))).collect();
+        for (session, attach, conn) in unconfirmed {
+            self.let_go(ctx, session, attach, conn, fx);
         }
         self.forget_lost(|l| l.until <= now, fx);
         if self.cursor_at <= now {
@@ -262,13 +289,27 @@ impl Account {
         let held = self.state.sessions.iter().filter_map(|s| Some((s.id, s.attach, s.conn().filter(|c| lost(*c))?)));
         let held: Vec<_> = held.collect();
         for (session, attach, conn) in held {
-            self.detach(ctx, session, fx);
-            // If its edge lives after all it hears of it, though its client may say nothing for long.
-            let word = match self.state.session(session) {
-                Some(_) => ShardMsg::Again { session },
-                None => ShardMsg::Ended { session, attach, reason: EndReason::Internal },
-            };
-            fx.push(Effect::Edge(conn, word));
+            self.let_go(ctx, session, attach, conn, fx);
+        }
+        self.finish(ctx, fx);
+    }
+
+    fn let_go(&mut self, ctx: &Ctx<'_>, session: SessionId, attach: types::Attach, conn: ConnId, fx: &mut Effects) {
+        self.detach(ctx, session, fx);
+        // If its edge lives after all it hears of it, though its client may say nothing for long.
+        let word = match self.state.session(session) {
+            Some(_) => ShardMsg::Again { session },
+            None => ShardMsg::Ended { session, attach, reason: EndReason::Internal },
+        };
+        fx.push(Effect::Edge(conn, word));
+    }
+
+    /// The link to the edge of these connections is a new one. What it still has it re-attaches; a farewell may have been
+    /// lost with the old link, and then nobody has the session.
+    pub fn handle_link_renewed(&mut self, ctx: &Ctx<'_>, of: &dyn Fn(ConnId) -> bool, fx: &mut Effects) {
+        let by = ctx.now.mono + ctx.settings.attaching;
+        for s in self.state.sessions.iter_mut().filter(|s| s.conn().is_some_and(of)) {
+            s.confirm_by = s.confirm_by.min(by);
         }
         self.finish(ctx, fx);
     }
@@ -277,7 +318,7 @@ impl Account {
     pub fn next_wake(&self) -> Instant {
         let sessions = self.state.sessions.iter().map(|s| match s.link {
             Link::Detached { until } | Link::Attaching { until } => until,
-            Link::Attached(_) => Instant::NEVER,
+            Link::Attached(_) => s.confirm_by,
         });
         let lost = self.lost.iter().map(|l| l.until);
         sessions
@@ -290,7 +331,6 @@ impl Account {
     /// It may be forgotten: it owes nothing and everything that it knows is in the store.
     pub fn may_sleep(&self, now: Instant, idle: Duration) -> bool {
         self.state.sessions.is_empty()
-            && self.lost.is_empty()
             && self.outbox.is_empty()
             && self.reads.is_empty()
             && self.state.log.dirty() == 0
@@ -319,12 +359,7 @@ impl Account {
             self.end_session(ctx, id, Some(EndReason::ResourceConstraint), fx);
         }
         for s in &mut self.state.sessions {
-            if std::mem::take(&mut s.soft_changed)
-                && let Some(conn) = s.conn()
-            {
-                let keep = ShardMsg::Keep { session: s.id, attach: s.attach, soft: s.soft.clone() };
-                fx.push(Effect::Edge(conn, keep));
-            }
+            tell_soft(s, fx);
         }
         if self.state.log.dirty() >= CHECKPOINT_EVERY {
             self.checkpoint(ctx, fx);
@@ -339,7 +374,7 @@ impl Account {
         if self.state.log.is_settled_since_cursor() && self.cursor_at == Instant::NEVER {
             self.cursor_at = ctx.now.mono + CURSOR_WITHIN;
         }
-        if self.live && self.lost.is_empty() && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
+        if self.live && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
             self.live = false;
             fx.push(Effect::NotLive);
         }
@@ -538,6 +573,8 @@ impl Account {
     fn tell_outcome(&mut self, id: SessionId, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
         s.accepted = s.relayed.front().map_or(s.taken, |n| n - 1).max(s.accepted);
+        // First: once it is accepted, the edge forgets the input that the state came from.
+        tell_soft(s, fx);
         if let Some(conn) = s.conn() {
             fx.push(Effect::Edge(conn, ShardMsg::Outcome { session: id, attach: s.attach, accepted: s.accepted }));
         }
@@ -570,6 +607,15 @@ impl Account {
         fx.put(&self.state.partition, owed_key(number), w.finish());
         self.write_counters(fx);
         Key::Cell(number)
+    }
+
+    /// At load.
+    pub(crate) fn load_suspects(&mut self, cell: bytes::Bytes) -> Result<(), Corrupt> {
+        let mut r = Reader::new(cell, 1)?;
+        for _ in 0..r.count()? {
+            self.suspects.push((r.session()?, r.u64()?));
+        }
+        r.end()
     }
 
     /// At load.
@@ -625,6 +671,15 @@ impl Account {
         if let Some(next) = self.state.route_bare(false).first().copied() {
             self.flush_offline(ctx, next, fx);
         }
+    }
+}
+
+/// A soft state that has changed goes to the edge, its second holder.
+fn tell_soft(s: &mut Session, fx: &mut Effects) {
+    if std::mem::take(&mut s.soft_changed)
+        && let Some(conn) = s.conn()
+    {
+        fx.push(Effect::Edge(conn, ShardMsg::Keep { session: s.id, attach: s.attach, soft: s.soft.clone() }));
     }
 }
 

@@ -1,10 +1,12 @@
 //! Stanzas of the account's own sessions on their way out.
 
-use super::Account;
-use crate::effect::{Effect, Effects};
+use super::{Account, PendingRead, SUSPECTS_MAX};
+use crate::codec::Writer;
+use crate::effect::{Effect, Effects, Scan};
 use crate::module::{Ctx, Flow, Point, Work};
 use crate::outbox::Key;
 use crate::row::{Owed, Row};
+use crate::state::cell;
 use frame::{PeerMsg, SharedStanza};
 use smallvec::SmallVec;
 use stanza::{Condition, Kind, MessageType, StanzaError};
@@ -27,18 +29,47 @@ impl Account {
             }
             return;
         }
+        if attempt > 2 && !self.suspects.contains(&(id, n)) {
+            return self.suspect(id, n, attempt, stanza, fx);
+        }
+        self.carry_out(ctx, id, n, attempt, stanza, fx);
+    }
+
+    /// Two owners did not live to take it. They may have died of it, or of something else: that it is begun once more is
+    /// durable before it is, so that the next owner knows.
+    fn suspect(&mut self, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
+        let begun = |r: &PendingRead| matches!(r, PendingRead::Suspect { session, n: m, .. } if (*session, *m) == (id, n));
+        let Some(attach) = self.state.session(id).map(|s| s.attach).filter(|_| !self.reads.values().any(begun)) else { return };
+        let mut w = Writer::new(1);
+        let oldest = self.suspects.len().saturating_sub(SUSPECTS_MAX - 1);
+        let marked: Vec<_> = self.suspects.iter().skip(oldest).copied().chain([(id, n)]).collect();
+        w.u64(marked.len() as u64);
+        for (session, n) in &marked {
+            w.session(*session).u64(*n);
+        }
+        fx.put(&self.state.partition, cell::SUSPECTS, w.finish());
+        self.next_read += 1;
+        self.reads.insert(self.next_read, PendingRead::Suspect { session: id, attach, n, attempt, stanza });
+        let partition = self.state.partition.clone();
+        fx.push(Effect::Read(self.next_read, Scan { partition, from: cell::SUSPECTS.into(), to: None, limit: 1, reverse: false }));
+    }
+
+    pub(super) fn carry_out(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
+        let Some(s) = self.state.session_mut(id) else { return };
         s.taken = n;
         let numbered = s.acknowledges();
         self.current = Some((id, n));
         if numbered && stanza.kind != Kind::Message {
             self.write_number(id, n, fx);
         }
-        if attempt > 2 || self.poison.contains(&(id, n)) {
+        if self.suspects.contains(&(id, n)) || self.poison.contains(&(id, n)) {
             self.reply_error(ctx, id, &stanza, &StanzaError::new(Condition::InternalServerError), fx);
         } else {
             match stanza.kind {
-                Kind::Message => self.out_message(ctx, id, n, stanza, fx),
+                Kind::Message => self.out_message(ctx, id, n, attempt, stanza, fx),
                 Kind::Presence => self.out_presence(ctx, id, n, stanza, fx),
+                // Without a number in the store, nobody knows whether an earlier owner has forwarded it.
+                Kind::Iq if attempt > 1 && !numbered => self.repeat(ctx, id, n, &stanza, fx),
                 Kind::Iq => self.out_iq(ctx, id, n, stanza, fx),
             }
         }
@@ -66,14 +97,22 @@ impl Account {
         }
     }
 
-    fn out_message(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, stanza: SharedStanza, fx: &mut Effects) {
+    fn out_message(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
         let original = stanza.clone();
-        if let Err(error) = self.try_message(ctx, id, n, stanza, fx) {
+        if let Err(error) = self.try_message(ctx, id, n, attempt, stanza, fx) {
             self.reply_error(ctx, id, &original, &error, fx);
         }
     }
 
-    fn try_message(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, mut stanza: SharedStanza, fx: &mut Effects) -> Result<(), StanzaError> {
+    fn try_message(
+        &mut self,
+        ctx: &Ctx<'_>,
+        id: SessionId,
+        n: u64,
+        attempt: u8,
+        mut stanza: SharedStanza,
+        fx: &mut Effects,
+    ) -> Result<(), StanzaError> {
         if stanza.to.is_none() {
             // RFC 6120 §10.3.1: to the sender's own bare JID.
             Arc::make_mut(&mut stanza).to = Some(self.state.jid.to_jid());
@@ -84,6 +123,10 @@ impl Account {
             Flow::Continue => {}
             Flow::Drop => return Ok(()),
             Flow::Refuse(error) => return Err(error),
+        }
+        if work.passing && attempt > 1 {
+            // At most once: an earlier owner may have passed it on.
+            return Ok(());
         }
         let durable_sender = self.state.session(id).is_some_and(|s| s.acknowledges());
         if ctx.low_space && !work.passing {
@@ -123,6 +166,10 @@ impl Account {
         }
         let next_hop = to.to_bare();
         if work.passing {
+            if durable_sender {
+                // Before it leaves: a client that hears that it was not taken sends it again.
+                self.write_number(id, n, fx);
+            }
             fx.push(Effect::Peer(next_hop, PeerMsg::Request { stanza: work.stanza }));
             return Ok(());
         }

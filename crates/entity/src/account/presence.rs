@@ -6,15 +6,17 @@ use crate::module::{Ctx, Flow, Point};
 use crate::session::Link;
 use crate::subscription::{Disclosure, Kind};
 use bytes::{Bytes, BytesMut};
+use compact_str::CompactString;
 use frame::{PeerMsg, SharedStanza};
 use stanza::{Condition, IqType, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
+use std::time::Duration;
 use types::limit::DIRECTED_PRESENCE_MAX;
-use types::{BareJid, FullJid, Jid, Origin, SessionId};
+use types::{BareJid, FullJid, Jid, Origin, SessionId, Timestamp};
 use xml::Element;
 
-/// The id of a probe by which an account asks again because it may have lost an answer. Probes never leave the server.
-const AGAIN: &str = "again";
+/// How long a resource is spoken of as gone to a new owner of somebody who saw it: longer than a takeover takes.
+const JUST_GONE: Duration = Duration::from_secs(300);
 
 impl Account {
     /// A presence stanza of one of our sessions.
@@ -29,7 +31,7 @@ impl Account {
             (None | Some(PresenceType::Unavailable), Some(to)) => self.directed(ctx, id, to, stanza, fx),
             (Some(PresenceType::Probe), _) => Ok(()), // §4.3: probes are the server's business.
             (Some(PresenceType::Error), Some(to)) => {
-                self.state_to(ctx, &to.to_bare(), stanza, fx);
+                self.state_to(ctx, &to.to_bare(), stanza, None, fx);
                 Ok(())
             }
             (Some(PresenceType::Error), None) => Ok(()),
@@ -71,7 +73,7 @@ impl Account {
         // In the name of the session, so that the answers go to it alone and the others do not hear everything again. (§4.3.1
         // has the bare JID for probes to other servers, and none at all within one.)
         if let Some(jid) = self.session_jid(id) {
-            self.probe(ctx, jid.as_jid(), false, &|_| true, fx);
+            self.probe(ctx, jid.as_jid(), Some(id), &|_| true, fx);
         }
         // §3.1.3 rule 4: requests that nobody has answered yet.
         let waiting: Vec<_> = self.state.roster.pending_in().map(|(jid, children)| request(jid, children)).collect();
@@ -81,25 +83,22 @@ impl Account {
         }
     }
 
-    /// §4.3: ask our contacts how they are, on behalf of the account or of one session.
-    fn probe(&mut self, ctx: &Ctx<'_>, asks: &Jid, again: bool, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+    /// §4.3: ask our contacts how they are, on behalf of one session, or of the account, which may have lost an answer.
+    fn probe(&mut self, ctx: &Ctx<'_>, asks: &Jid, asker: Option<SessionId>, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscriptions().filter(|j| concerns(j)).cloned().collect();
         if contacts.is_empty() {
             return;
         }
-        let mut probe = Stanza::presence(Some(PresenceType::Probe)).with_from(asks.clone());
-        if again {
-            probe.id = Some(AGAIN.into());
-        }
-        let probe = Arc::new(probe);
+        let probe = Arc::new(Stanza::presence(Some(PresenceType::Probe)).with_from(asks.clone()));
         for to in contacts {
-            self.state_to(ctx, &to, probe.clone(), fx);
+            self.state_to(ctx, &to, probe.clone(), asker, fx);
         }
     }
 
     /// §4.5: the session is not available any more; whoever saw it hears of it.
     pub(super) fn unavailable(&mut self, ctx: &Ctx<'_>, id: SessionId, stanza: Option<SharedStanza>, fx: &mut Effects) {
         let Some(jid) = self.session_jid(id) else { return };
+        let resource = CompactString::from(jid.resource());
         let stanza = stanza.unwrap_or_else(|| Arc::new(Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid)));
         let Some(s) = self.state.session_mut(id) else { return };
         let was_available = s.soft.presence.is_some();
@@ -110,6 +109,7 @@ impl Account {
         soft.presence = None;
         let directed = std::mem::take(&mut soft.directed);
         if was_available {
+            self.remember_gone(ctx, &resource, fx);
             self.tell_subscribers(ctx, &stanza, &|_| true, fx);
             self.tell_own(ctx, &stanza, Some(id), fx);
         }
@@ -117,7 +117,7 @@ impl Account {
             // §4.6.3: and those that it sent directed presence.
             let bare = to.to_bare();
             if !(was_available && self.state.roster.is_subscriber(&bare)) {
-                self.state_to(ctx, &bare, addressed(stanza.clone(), &to), fx);
+                self.state_to(ctx, &bare, addressed(stanza.clone(), &to), None, fx);
             }
         }
     }
@@ -133,7 +133,7 @@ impl Account {
     fn tell_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscribers().filter(|j| concerns(j)).cloned().collect();
         for to in contacts {
-            self.state_to(ctx, &to, stanza.clone(), fx);
+            self.state_to(ctx, &to, stanza.clone(), None, fx);
         }
     }
 
@@ -152,13 +152,13 @@ impl Account {
     }
 
     /// Presence to another account, if guards (a block list) let it pass.
-    fn state_to(&mut self, ctx: &Ctx<'_>, to: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
+    fn state_to(&mut self, ctx: &Ctx<'_>, to: &BareJid, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
         if !ctx.settings.hosts(to.domain()) || to.is_domain() {
             return;
         }
         let seen = if stanza.to.is_some() { stanza.clone() } else { addressed(stanza.clone(), to.as_jid()) };
         if self.guarded(ctx, Point::Outbound, &seen, None) == Flow::Continue {
-            fx.push(Effect::Peer(to.clone(), PeerMsg::State { stanza }));
+            fx.push(Effect::Peer(to.clone(), PeerMsg::State { stanza, asker }));
         }
     }
 
@@ -181,9 +181,9 @@ impl Account {
             s.soft_mut().directed.retain(|j| *j != to);
         }
         if self.state.is_own(&to) {
-            self.in_presence(ctx, stanza, fx);
+            self.in_presence(ctx, stanza, None, fx);
         } else {
-            self.state_to(ctx, &bare, stanza, fx);
+            self.state_to(ctx, &bare, stanza, None, fx);
         }
         Ok(())
     }
@@ -290,22 +290,22 @@ impl Account {
 
     fn disclose_after(&mut self, ctx: &Ctx<'_>, what: Disclosure, to: &BareJid, fx: &mut Effects) {
         if what == Disclosure::Current {
-            self.show_to(ctx, to.as_jid(), fx);
+            self.show_to(ctx, to.as_jid(), None, fx);
         }
     }
 
     /// The current presence of each available session, for one address.
-    pub(super) fn show_to(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
+    pub(super) fn show_to(&mut self, ctx: &Ctx<'_>, to: &Jid, asker: Option<SessionId>, fx: &mut Effects) {
         let all: Vec<SharedStanza> = self.state.available().filter_map(|s| s.soft.presence.clone()).collect();
         for p in all {
-            self.state_to(ctx, &to.to_bare(), addressed(p, to), fx);
+            self.state_to(ctx, &to.to_bare(), addressed(p, to), asker, fx);
         }
     }
 
     /// `unavailable` of each available session, for one address.
     pub(super) fn hide_from(&mut self, ctx: &Ctx<'_>, to: &Jid, fx: &mut Effects) {
         for p in self.all_unavailable(to) {
-            self.state_to(ctx, &to.to_bare(), p, fx);
+            self.state_to(ctx, &to.to_bare(), p, None, fx);
         }
     }
 
@@ -314,7 +314,7 @@ impl Account {
         let next_hop = to.to_bare();
         if ctx.settings.hosts(next_hop.domain()) && !next_hop.is_domain() {
             for stanza in self.all_unavailable(to) {
-                fx.push(Effect::Peer(next_hop.clone(), PeerMsg::State { stanza }));
+                fx.push(Effect::Peer(next_hop.clone(), PeerMsg::State { stanza, asker: None }));
             }
         }
     }
@@ -341,26 +341,28 @@ impl Account {
     }
 
     /// Presence of somebody else, or a probe (§4.3.2, §4.4.2, §4.5.3).
-    pub(super) fn in_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, fx: &mut Effects) {
+    pub(super) fn in_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
         let Some(from) = stanza.from.clone() else { return };
         if !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
             return;
         }
         match stanza.presence_type() {
-            None | Some(PresenceType::Unavailable) => self.deliver_presence(ctx, stanza, fx),
-            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, stanza.id.as_deref() == Some(AGAIN), fx),
+            None | Some(PresenceType::Unavailable) => self.deliver_presence(ctx, stanza, asker, fx),
+            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, asker, fx),
             Some(PresenceType::Error) => {
                 if stanza.to.as_ref().is_some_and(Jid::is_full) {
-                    self.deliver_presence(ctx, stanza, fx);
+                    self.deliver_presence(ctx, stanza, None, fx);
                 }
             }
             Some(_) => self.in_subscription(ctx, &from.to_bare(), stanza, fx),
         }
     }
 
-    fn deliver_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, fx: &mut Effects) {
+    fn deliver_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
         let resource = stanza.to.as_ref().and_then(|to| to.resource());
         let ids: Vec<SessionId> = match resource {
+            // A session of that name that is not the one that asked hears all that follows only when it is available itself.
+            _ if asker.is_some() => self.state.available().map(|s| s.id).filter(|id| Some(*id) == asker).collect(),
             Some(r) => self.state.resource(r).map(|s| s.id).into_iter().collect(),
             None => self.state.available().map(|s| s.id).collect(),
         };
@@ -373,25 +375,24 @@ impl Account {
         }
     }
 
-    /// Resources that somebody may still take for available.
-    fn not_available(&self) -> Vec<FullJid> {
+    /// Resources that somebody may still take for available, gone at `since` or later.
+    fn not_available(&self, since: Timestamp) -> Vec<FullJid> {
         let there = |r: &str| self.state.resource(r).is_some_and(|s| s.soft.presence.is_some() || matches!(s.link, Link::Attaching { .. }));
-        let bound = self.state.sessions.iter().map(|s| s.jid.clone());
-        let gone = self.gone.iter().filter_map(|(r, _)| self.state.jid.with_resource(r).ok());
-        bound.chain(gone).filter(|jid| !there(jid.resource())).collect()
+        let gone = self.gone.iter().filter(|(_, at)| *at >= since).filter_map(|(r, _)| self.state.jid.with_resource(r).ok());
+        gone.filter(|jid| !there(jid.resource())).collect()
     }
 
-    fn answer_probe(&mut self, ctx: &Ctx<'_>, from: &Jid, again: bool, fx: &mut Effects) {
+    fn answer_probe(&mut self, ctx: &Ctx<'_>, from: &Jid, asker: Option<SessionId>, fx: &mut Effects) {
         let bare = from.to_bare();
         let may_see = self.state.roster.is_subscriber(&bare) || bare == self.state.jid;
         if !may_see {
             return; // The same silence as for an account that does not exist.
         }
-        if again {
+        if asker.is_none() {
             // Whoever asks may have lost the word that a resource went.
-            for jid in self.not_available() {
+            for jid in self.not_available(Timestamp::default()) {
                 let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(from.clone());
-                self.state_to(ctx, &bare, Arc::new(p), fx);
+                self.state_to(ctx, &bare, Arc::new(p), asker, fx);
             }
         }
         let attaching = self.state.sessions.iter().any(|s| matches!(s.link, Link::Attaching { .. }));
@@ -400,13 +401,19 @@ impl Account {
                 return; // Nobody knows yet; they say it themselves, or end.
             }
             let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(self.state.jid.clone()).with_to(from.clone());
-            return self.state_to(ctx, &bare, Arc::new(p), fx);
+            return self.state_to(ctx, &bare, Arc::new(p), asker, fx);
         }
-        self.show_to(ctx, from, fx);
+        self.show_to(ctx, from, asker, fx);
     }
 
     /// Another shard has a new owner: it gets our newest presence again, and is asked for that of our contacts.
     pub(super) fn presence_again(&mut self, ctx: &Ctx<'_>, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
+        // The newest word of a resource may be that it is gone, and may have been said to the last owner.
+        let since = Timestamp(ctx.now.wall.0.saturating_sub(JUST_GONE.as_millis() as u64));
+        for jid in self.not_available(since) {
+            let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid);
+            self.tell_subscribers(ctx, &Arc::new(p), concerns, fx);
+        }
         let all: Vec<SharedStanza> = self.state.available().filter_map(|s| s.soft.presence.clone()).collect();
         if all.is_empty() {
             return;
@@ -414,7 +421,7 @@ impl Account {
         for p in all {
             self.tell_subscribers(ctx, &p, concerns, fx);
         }
-        self.probe(ctx, &self.state.jid.to_jid(), true, concerns, fx);
+        self.probe(ctx, &self.state.jid.to_jid(), None, concerns, fx);
     }
 
     /// This owner is new: contacts get the session's newest presence, the session that of its contacts.
@@ -427,11 +434,11 @@ impl Account {
         for p in others {
             self.output(ctx, id, None, addressed(p, &own), fx);
         }
-        for jid in self.not_available() {
+        for jid in self.not_available(Timestamp::default()) {
             let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(own.clone());
             self.output(ctx, id, None, Arc::new(p), fx);
         }
-        self.probe(ctx, &own, true, &|_| true, fx);
+        self.probe(ctx, &own, None, &|_| true, fx);
     }
 }
 

@@ -28,7 +28,7 @@ pub trait Directory: Send + Sync + 'static {
 pub enum Out {
     /// To a connection.
     Edge(ToEdge),
-    /// To the owner of a shard.
+    /// To the owner of a shard. If its epoch is higher than the router knows, it waits until the router hears of that owner.
     Shard(ToShard),
 }
 
@@ -54,6 +54,8 @@ pub struct Host {
     /// Batches under way on a store without order: whose they are.
     commits: BTreeMap<Ticket, ShardId>,
     durable: Ticket,
+    /// The youngest owner of each shard that has spoken to one of ours: this node may hear of it later.
+    heard: BTreeMap<ShardId, Epoch>,
     /// Shards with something that waits for the store, and when each wants to be woken: kept here so that neither a
     /// commit nor a timer looks at all of them.
     waiting: BTreeSet<ShardId>,
@@ -72,6 +74,7 @@ impl Host {
             shards: BTreeMap::new(),
             commits: BTreeMap::new(),
             durable: Ticket::NONE,
+            heard: BTreeMap::new(),
             waiting: BTreeSet::new(),
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
@@ -146,6 +149,11 @@ impl Host {
         self.for_all(|s, cx| s.handle_conns_lost(now, lost, cx));
     }
 
+    /// The link to an edge is a new one: these are its connections.
+    pub fn handle_link_renewed(&mut self, now: Now, of: &dyn Fn(ConnId) -> bool) {
+        self.for_all(|s, cx| s.handle_link_renewed(now, of, cx));
+    }
+
     /// When [`Host::handle_timer`] wants to be called.
     pub fn next_wake(&self) -> Instant {
         self.wakes.first().map_or(Instant::NEVER, |(at, _)| *at)
@@ -174,9 +182,9 @@ impl Host {
     }
 
     fn with(&mut self, id: ShardId, run: impl FnOnce(&mut Shard, &mut Cx<'_>)) {
-        let Host { shared, shards, commits, durable, out, .. } = self;
+        let Host { shared, shards, commits, durable, heard, out, .. } = self;
         let Some(shard) = shards.get_mut(&id) else { return };
-        run(shard, &mut Cx { shared, commits, durable: *durable, out });
+        run(shard, &mut Cx { shared, commits, durable: *durable, heard, out });
         let (next, waits) = (shard.next_wake(), shard.is_waiting());
         if waits {
             self.waiting.insert(id);
@@ -200,5 +208,6 @@ pub struct Cx<'a> {
     shared: &'a Shared,
     commits: &'a mut BTreeMap<Ticket, ShardId>,
     durable: Ticket,
+    heard: &'a mut BTreeMap<ShardId, Epoch>,
     out: &'a mut Vec<Out>,
 }

@@ -129,6 +129,8 @@ impl Shard {
             if cx.shared.directory.epoch(from_shard).is_some_and(|e| e > p.from_epoch) {
                 return;
             }
+            let heard = cx.heard.entry(from_shard).or_default();
+            *heard = p.from_epoch.max(*heard);
         }
         if !self.slots.contains_key(&jid) {
             self.load(&jid, false, cx);
@@ -269,18 +271,17 @@ impl Shard {
     fn refuse(&self, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
         match body {
             ToShardBody::Edge(FromEdge { conn, body, .. }) => {
-                let busy = || StanzaError::new(Condition::ResourceConstraint);
                 let answer = match body {
                     EdgeMsg::Credentials { req } => ShardMsg::Credentials { req, answer: CredentialsAnswer::Busy },
                     EdgeMsg::Create { req, .. } | EdgeMsg::SetCredentials { req, .. } | EdgeMsg::Remove { req } => {
                         ShardMsg::AccountDone { req, result: Err(AccountError::Busy) }
                     }
-                    EdgeMsg::Bind { req, .. } => ShardMsg::Bound { req, result: Err(busy()) },
-                    EdgeMsg::Resume { req, .. } => ShardMsg::ResumeFailed { req, h: None },
+                    EdgeMsg::Bind { req, .. }
+                    | EdgeMsg::Resume { req, .. }
+                    | EdgeMsg::Enable { req, .. }
+                    | EdgeMsg::Reattach { req, .. } => ShardMsg::Busy { req },
                     EdgeMsg::Submit { session, attach, n, .. } => ShardMsg::Refused { session, attach, n },
-                    EdgeMsg::Reattach { copy, .. } => ShardMsg::Again { session: copy.session },
-                    EdgeMsg::Enable { session, .. }
-                    | EdgeMsg::Acked { session, .. }
+                    EdgeMsg::Acked { session, .. }
                     | EdgeMsg::Active { session, .. }
                     | EdgeMsg::Ask { session, .. }
                     | EdgeMsg::Detach { session, .. }
@@ -314,8 +315,10 @@ impl Shard {
 
     fn peer_frame(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
         let shard = cx.shared.directory.shard_of(to);
-        // Without an owner there is nobody to tell; the next one is told by `handle_renewed`.
+        // Without an owner there is nobody to tell; the next one is told by `handle_renewed`. One that has spoken may be
+        // younger than the one that this node knows of: it is the one that is meant.
         let epoch = cx.shared.directory.epoch(shard)?;
+        let epoch = cx.heard.get(&shard).copied().unwrap_or_default().max(epoch);
         let peer = Peer { from: from.clone(), from_epoch: self.epoch, to: to.clone(), body };
         Some(Out::Shard(ToShard { shard, epoch, body: ToShardBody::Peer(peer) }))
     }
@@ -575,13 +578,27 @@ impl Shard {
     }
 
     pub(super) fn handle_conns_lost(&mut self, now: Now, lost: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
-        // What a lost connection asked of an entity that still loads must not attach anything to it.
-        for slot in self.slots.values_mut() {
+        // What a lost connection asked of an entity that still loads must not attach anything to it. If its edge lives after
+        // all, it asks again.
+        let mut refused: Vec<(BareJid, ToShardBody)> = Vec::new();
+        for (jid, slot) in &mut self.slots {
             if let Entity::Loading { parked, .. } = &mut slot.entity {
-                parked.retain(|body| !matches!(body, ToShardBody::Edge(from) if lost(from.conn)));
+                let gone = |body: &ToShardBody| matches!(body, ToShardBody::Edge(from) if lost(from.conn));
+                let (gone, kept) = std::mem::take(parked).into_iter().partition(gone);
+                *parked = kept;
+                let gone: VecDeque<ToShardBody> = gone;
+                refused.extend(gone.into_iter().map(|body| (jid.clone(), body)));
             }
         }
+        refused.sort_by(|a, b| a.0.cmp(&b.0));
+        for (jid, body) in refused {
+            self.refuse(&jid, body, cx);
+        }
         self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
+    }
+
+    pub(super) fn handle_link_renewed(&mut self, now: Now, of: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
+        self.each(now, cx, |a, ctx, fx| a.handle_link_renewed(ctx, of, fx));
     }
 
     fn each(&mut self, now: Now, cx: &mut Cx<'_>, f: impl Fn(&mut Account, &Ctx<'_>, &mut Effects)) {

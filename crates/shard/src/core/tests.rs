@@ -213,6 +213,8 @@ fn a_panic_costs_one_stanza() {
         }),
     };
     b.edge("juliet@x", 1, EdgeMsg::Reattach { req: ReqId(9), copy: Box::new(copy) });
+    let again = EdgeMsg::Submit { session: juliet, attach: Attach(2), n: 2, attempt: 2, stanza: Arc::new(parse(poison, "juliet@x")) };
+    b.edge("juliet@x", 1, again);
     let out = b.settle();
     let heard = delivered(&out);
     assert!(heard.iter().any(|s| s.contains("internal-server-error") && s.contains("id='p'")), "{heard:?}");

@@ -72,6 +72,31 @@ fn attempts_are_counted_by_dead_owners() {
     );
 }
 
+/// An owner that cannot take the copy now is asked again, and so is one that cannot bind now.
+#[test]
+fn busy_owners_are_asked_again() {
+    check(
+        "- resumable
+         - owner of epoch 2
+         edge→core: re-attach a1 *
+         core→edge: not-now
+         - 60 s pass
+         edge→core: re-attach a1 *
+         core→edge: (req 1) not-now
+         core→edge: re-attached 0",
+    );
+    check(
+        "- logs in
+         C: <iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>
+         edge→core: bind anything
+         core→edge: not-now
+         - 5 s pass
+         edge→core: bind anything
+         core→edge: bound
+         S: <iq id='1' type='result'>*",
+    );
+}
+
 /// What else makes a session be handed over, or not.
 #[test]
 fn sessions_are_handed_over_or_end() {

@@ -39,6 +39,8 @@ pub struct Script {
     /// Other outputs.
     others: VecDeque<String>,
     epoch: Epoch,
+    /// The owner that knows what it did with the session.
+    adopted_in: Epoch,
     attach: Attach,
     jid: FullJid,
     req: ReqId,
@@ -58,6 +60,7 @@ impl Script {
             frames: VecDeque::new(),
             others: VecDeque::new(),
             epoch: Epoch(1),
+            adopted_in: Epoch(1),
             attach: Attach(1),
             jid: FullJid::parse("juliet@im.example/balcony").unwrap(),
             req: ReqId(0),
@@ -320,8 +323,13 @@ impl Script {
             "re-attached" => {
                 self.attach = Attach(self.attach.0 + 1);
                 let (attach, accepted) = (self.attach, rest.parse().unwrap());
-                ShardMsg::Reattached { req, answer: Some(Reattached { session, attach, accepted }) }
+                let adopted = self.epoch > self.adopted_in;
+                if req == self.req {
+                    self.adopted_in = self.epoch;
+                }
+                ShardMsg::Reattached { req, answer: Some(Reattached { session, attach, accepted, adopted }) }
             }
+            "not-now" => ShardMsg::Busy { req },
             "not-re-attached" => ShardMsg::Reattached { req, answer: None },
             "accepted" => ShardMsg::Outcome { session, attach, accepted: rest.parse().unwrap() },
             "refused" => ShardMsg::Refused { session, attach, n: rest.parse().unwrap() },

@@ -1,0 +1,151 @@
+//! Sessions whose core has died: what the next owner makes of an edge's copy (`ARCHITECTURE.md`, When something dies).
+
+use chappe_modules::pipeline;
+use entity::session::Link;
+use entity::testing::{World, jid};
+use frame::{EdgeMsg, SessionCopy, ShardMsg, SharedStanza};
+use stanza::{MessageType, Stanza};
+use std::sync::Arc;
+use types::{Attach, ConnId, ReqId, SessionId};
+
+/// Juliet with XEP-0198, Romeo, and what Juliet's edge holds of her session.
+fn begin() -> (World, ConnId, SessionCopy) {
+    let mut world = World::new(pipeline());
+    world.run("juliet/balcony comes\njuliet/balcony enables\nromeo/orchard comes");
+    let s = &world.account(&jid("juliet")).state.sessions[0];
+    let conn = s.conn().expect("attached");
+    let copy = SessionCopy {
+        session: s.id,
+        attach: s.attach,
+        jid: s.jid.clone(),
+        accepted: s.accepted,
+        inputs: Vec::new(),
+        m: s.m,
+        m_acked: s.m_acked,
+        pos: s.pos,
+        outputs: s.tail.iter().cloned().collect(),
+        soft: s.soft.clone(),
+    };
+    (world, conn, copy)
+}
+
+fn reattach(world: &mut World, conn: ConnId, copy: &SessionCopy) {
+    let msg = EdgeMsg::Reattach { req: ReqId(77), copy: Box::new(copy.clone()) };
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+}
+
+fn submit(world: &mut World, conn: ConnId, session: SessionId, attach: Attach, n: u64, attempt: u8, stanza: Stanza) {
+    let jid = jid("juliet");
+    let from = world.account(&jid).state.session(session).map(|s| s.jid.clone()).expect("a session");
+    let msg = EdgeMsg::Submit { session, attach, n, attempt, stanza: Arc::new(stanza.with_from(from)) };
+    world.input(&jid, |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+}
+
+fn message(type_: MessageType) -> Stanza {
+    Stanza::message(jid("romeo"), type_).with_id("1").with_body("hi")
+}
+
+fn state(world: &mut World, session: SessionId) -> (Attach, u64, Link) {
+    let s = world.account(&jid("juliet")).state.session(session).expect("a session");
+    (s.attach, s.taken, s.link)
+}
+
+const HI: &str = "romeo/orchard < <message from='juliet@x/balcony' to='romeo@x' type='chat' id='1'><body>hi</body>
+    <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='000000000001'/></message>";
+
+/// Two owners died while they had it, of whatever: the third one carries it out, once its mark is durable.
+#[test]
+fn a_suspect_gets_its_chance() {
+    let (mut world, conn, copy) = begin();
+    world.act("store stops");
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 1, 3, message(MessageType::Chat));
+    assert_eq!(state(&mut world, copy.session).1, copy.accepted, "not before the mark is durable");
+    // Asked for once more meanwhile.
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 1, 3, message(MessageType::Chat));
+    world.act("store answers");
+    assert_eq!(state(&mut world, copy.session).1, copy.accepted + 1);
+    world.run(HI);
+}
+
+/// And died as well: it was begun, and never taken. It is poison.
+#[test]
+fn poison_is_refused() {
+    let (mut world, conn, copy) = begin();
+    world.act("store stops");
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 1, 3, message(MessageType::Chat));
+    world.act("juliet reloads");
+    reattach(&mut world, conn, &copy);
+    let (attach, ..) = state(&mut world, copy.session);
+    submit(&mut world, conn, copy.session, attach, copy.accepted + 1, 3, message(MessageType::Chat));
+    world.act("store answers");
+    let heard = world.heard("juliet/balcony");
+    let refused = |s: &SharedStanza| String::from_utf8_lossy(&s.to_bytes()).contains("internal-server-error");
+    assert!(heard.iter().any(refused), "{heard:?}");
+    assert_eq!(state(&mut world, copy.session).1, copy.accepted + 1, "and the stream goes on");
+    world.run("romeo/orchard hears nothing");
+}
+
+/// At most once: what passes may have been passed on by the owner that died.
+#[test]
+fn what_passes_is_not_passed_on_twice() {
+    let (mut world, conn, copy) = begin();
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 1, 2, message(MessageType::Headline));
+    assert_eq!(state(&mut world, copy.session).1, copy.accepted + 1);
+    world.run("romeo/orchard hears nothing");
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 2, 2, message(MessageType::Chat));
+    world.run(HI);
+}
+
+/// The answer to a re-attach was lost with its link: the edge offers the copy that it had then.
+#[test]
+fn a_reattach_is_repeated() {
+    let (mut world, conn, copy) = begin();
+    world.act("juliet reloads");
+    reattach(&mut world, conn, &copy);
+    reattach(&mut world, conn, &copy);
+    let (attach, taken, link) = state(&mut world, copy.session);
+    assert_eq!((attach, taken, link), (Attach(copy.attach.0 + 2), copy.accepted, Link::Attached(conn)));
+    // Another connection that holds an old copy is not listened to.
+    let other = ConnId { slot: conn.slot + 1_000, ..conn };
+    reattach(&mut world, other, &copy);
+    assert_eq!(state(&mut world, copy.session).2, Link::Attached(conn));
+}
+
+/// Its client heard that it cannot be resumed, and sends again what was not taken: a late edge must not bring it back, not
+/// even to an owner that was told nothing of this.
+#[test]
+fn a_lost_session_stays_lost() {
+    let (mut world, conn, copy) = begin();
+    world.act("juliet reloads");
+    world.act("wait 6");
+    assert!(world.account(&jid("juliet")).state.session(copy.session).is_none(), "nobody came for it");
+    world.act("juliet reloads");
+    reattach(&mut world, conn, &copy);
+    assert!(world.account(&jid("juliet")).state.session(copy.session).is_none());
+}
+
+/// A farewell was lost with the link that it was said on: nobody has the session, and it ends.
+#[test]
+fn a_lost_farewell_is_noticed() {
+    let (mut world, conn, copy) = begin();
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_link_renewed(ctx, &|c| c == conn, fx));
+    reattach(&mut world, conn, &copy);
+    world.act("wait 6");
+    assert_eq!(state(&mut world, copy.session).2, Link::Attached(conn), "its edge has said that it has it");
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_link_renewed(ctx, &|c| c == conn, fx));
+    world.act("wait 6");
+    assert!(matches!(state(&mut world, copy.session).2, Link::Detached { .. }));
+}
+
+/// Soft state reaches the edge before the input that it came from is accepted there, and so forgotten.
+#[test]
+fn state_is_kept_before_it_is_accepted() {
+    let (mut world, conn, copy) = begin();
+    let presence = Stanza::presence(None).with_from(copy.jid.clone());
+    let n = copy.accepted + 1;
+    let msg = EdgeMsg::Submit { session: copy.session, attach: copy.attach, n, attempt: 1, stanza: Arc::new(presence) };
+    let said = world.said(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+    let keep = said.iter().position(|m| matches!(m, ShardMsg::Keep { .. })).expect("kept");
+    let outcome = said.iter().position(|m| matches!(m, ShardMsg::Outcome { accepted, .. } if *accepted == n)).expect("accepted");
+    assert!(keep < outcome);
+}
