@@ -132,8 +132,8 @@ pub enum EdgeMsg {
         attach: Attach,
         /// Number of the stanza in the session.
         n: u64,
-        /// 1 the first time; 2 and later: earlier owners did not live to take it, so it runs alone. From 3 on one that another
-        /// owner had begun as a suspect is refused as poison.
+        /// 1 the first time; 2 and later: earlier owners did not live to take it, so it runs alone. From 3 on one that two
+        /// owners had begun as a suspect is refused as poison.
         attempt: u8,
         /// The stanza, with `from` not yet checked.
         stanza: SharedStanza,

@@ -287,7 +287,9 @@ impl World {
             return;
         }
         if self.parties[p].stopped {
-            return; // It hears when it wakes.
+            // It hears when it wakes.
+            self.parties[p].missed.insert(shard);
+            return;
         }
         self.parties[p].view.set(shard, owner);
         self.say(|| format!("p{p} hears that s{} is p{} e{}", shard.0, new.party, new.epoch.0));
@@ -413,7 +415,9 @@ impl World {
         // A lease that ended meanwhile is noticed first: it owns what it still owns.
         for shard in (0..SHARDS).map(ShardId) {
             let owner = self.owners[usize::from(shard.0)];
-            if self.parties[p].view.owner(shard) != Some(owner) {
+            // Or a link of it is a new one.
+            let missed = self.parties[p].missed.remove(&shard);
+            if missed || self.parties[p].view.owner(shard) != Some(owner) {
                 self.heard(p, shard, Some(owner));
             }
         }

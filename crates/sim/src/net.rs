@@ -97,6 +97,8 @@ pub struct Party {
     pub stopped: bool,
     /// What came meanwhile.
     pub waiting: VecDeque<Waiting>,
+    /// Shards of which it was told something while it was stopped.
+    pub missed: std::collections::BTreeSet<ShardId>,
     /// Frames for owners that it has not heard of yet.
     pub early: Vec<ToShard>,
     /// Its earlier life had connections up to this number.

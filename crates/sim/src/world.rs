@@ -203,6 +203,7 @@ impl World {
                 stopped: false,
                 waiting,
                 early: Vec::new(),
+                missed: std::collections::BTreeSet::new(),
                 life: 0,
             });
         }
@@ -246,6 +247,7 @@ impl World {
         self.parties[p].life += 1;
         self.parties[p].waiting.clear();
         self.parties[p].early.clear();
+        self.parties[p].missed.clear();
         if !self.parties[p].is_core {
             return;
         }

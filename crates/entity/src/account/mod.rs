@@ -77,7 +77,7 @@ pub struct Account {
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
     poison: Vec<(SessionId, u64)>,
-    /// Inputs that an owner began though two before it had not lived to take them, newest last.
+    /// Inputs that an owner began though two before it had not lived to take them, newest last; once for each such owner.
     suspects: Vec<(SessionId, u64)>,
 }
 

@@ -29,7 +29,7 @@ impl Account {
             }
             return;
         }
-        if attempt > 2 && !self.suspects.contains(&(id, n)) {
+        if attempt > 2 && !self.is_poison(id, n) {
             return self.suspect(id, n, attempt, stanza, fx);
         }
         self.carry_out(ctx, id, n, attempt, stanza, fx);
@@ -54,6 +54,11 @@ impl Account {
         fx.push(Effect::Read(self.next_read, Scan { partition, from: cell::SUSPECTS.into(), to: None, limit: 1, reverse: false }));
     }
 
+    /// Two owners have begun it, alone, and neither lived to take it.
+    fn is_poison(&self, id: SessionId, n: u64) -> bool {
+        self.suspects.iter().filter(|s| **s == (id, n)).count() >= 2
+    }
+
     pub(super) fn carry_out(&mut self, ctx: &Ctx<'_>, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
         s.taken = n;
@@ -62,7 +67,7 @@ impl Account {
         if numbered && stanza.kind != Kind::Message {
             self.write_number(id, n, fx);
         }
-        if self.suspects.contains(&(id, n)) || self.poison.contains(&(id, n)) {
+        if self.is_poison(id, n) || self.poison.contains(&(id, n)) {
             self.reply_error(ctx, id, &stanza, &StanzaError::new(Condition::InternalServerError), fx);
         } else {
             match stanza.kind {
