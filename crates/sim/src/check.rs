@@ -58,6 +58,7 @@ impl World {
         let found = self
             .check_clients()
             .and_then(|()| self.check_archives())
+            .and_then(|()| self.check_kept())
             .and_then(|()| self.check_requests())
             .and_then(|()| self.check_presence())
             .and_then(|()| self.check_sessions());
@@ -121,6 +122,29 @@ impl World {
             let all_acknowledge = self.clients.iter().filter(|c| c.account == m.to).all(|c| c.sm && c.priority >= 0);
             if m.durable && m.acked && !refused && m.received == 0 && all_acknowledge {
                 return Err(format!("{}: no client of the recipient ever received it", what()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What clients found in the end: settings, and the archive as XEP-0313 shows it.
+    fn check_kept(&self) -> Result<(), String> {
+        for c in &self.clients {
+            let jid = BareJid::parse(&account_jid(c.account)).map_err(|e| e.to_string())?;
+            let rows = self.rows(&jid)?;
+            let ids = rows.iter().filter(|(_, r)| r.archived).filter_map(|(_, r)| r.stanza.id.as_deref().and_then(parse_name));
+            let ids: Vec<MsgId> = ids.collect();
+            match &c.kept.archive {
+                Some(found) if *found == ids => {}
+                Some(found) => return Err(format!("client {} finds {} messages in the archive of {jid}, {} are there", c.id, found.len(), ids.len())),
+                None => return Err(format!("client {} did not come to the end of the archive of {jid}", c.id)),
+            }
+            let (item, block) = (&c.kept.item, &c.kept.block);
+            if c.sm && !c.kept.void && !(item.done..=item.said).contains(&item.found) {
+                return Err(format!("client {}: a roster item is {item:?}", c.id));
+            }
+            if c.sm && !c.kept.void && !(block.done..=block.said).any(|v| v % 2 == block.found) {
+                return Err(format!("client {}: a block is {block:?}", c.id));
             }
         }
         Ok(())

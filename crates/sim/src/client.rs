@@ -1,5 +1,6 @@
 //! A client that speaks XML, counts by XEP-0198, and remembers what it said and heard.
 
+use crate::audit::Kept;
 use crate::book::{Book, Msg, MsgId, Request, name, parse_name};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -104,6 +105,8 @@ pub struct Client {
     last_from: BTreeMap<((usize, u64), bool), u64>,
     open_requests: BTreeSet<MsgId>,
     wishes: Vec<Wish>,
+    /// See [`Kept`].
+    pub kept: Kept,
 }
 
 /// The bare JID of an account.
@@ -150,6 +153,7 @@ impl Client {
             last_from: BTreeMap::new(),
             open_requests: BTreeSet::new(),
             wishes: Vec::new(),
+            kept: Kept::default(),
         }
     }
 
@@ -193,7 +197,7 @@ impl Client {
         self.say("<?xml version='1.0'?><stream:stream to='localhost' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>".into());
     }
 
-    fn say(&mut self, xml: String) {
+    pub(crate) fn say(&mut self, xml: String) {
         if let Some(Wish::Bytes(bytes)) = self.wishes.last_mut() {
             bytes.extend_from_slice(xml.as_bytes());
         } else {
@@ -202,7 +206,7 @@ impl Client {
     }
 
     /// A stanza: counted, and kept until it is acknowledged.
-    fn stanza(&mut self, xml: String, message: Option<MsgId>) {
+    pub(crate) fn stanza(&mut self, xml: String, message: Option<MsgId>) {
         if self.sm && matches!(self.phase, Phase::Enabling | Phase::Online | Phase::Closing) {
             self.sent = self.sent.wrapping_add(1);
             self.unacked.push_back(Sent { xml: xml.clone(), message });
@@ -329,6 +333,8 @@ impl Client {
             }
             "resumed" => {
                 book.resumed += 1;
+                // Whatever it was (XEP-0352 §5.2).
+                self.kept.inactive = false;
                 self.phase = Phase::Online;
                 self.acknowledged(h.unwrap_or(0), book);
                 let again: Vec<String> = self.unacked.iter().map(|s| s.xml.clone()).collect();
@@ -400,6 +406,8 @@ impl Client {
         }
         self.available = false;
         self.jid = None;
+        self.kept.inactive = false;
+        self.kept.void |= uncovered || !self.sm;
     }
 
     /// The session is ready: what was not acknowledged first, then presence.
@@ -488,6 +496,9 @@ impl Client {
     }
 
     fn message(&mut self, e: &Element, book: &mut Book) {
+        if self.archived(e) {
+            return;
+        }
         let carbon = e.child("sent", ns::CARBONS).or_else(|| e.child("received", ns::CARBONS));
         let inner = carbon.and_then(|c| c.child("forwarded", ns::FORWARD)).and_then(|f| f.child("message", ns::CLIENT));
         let is_carbon = inner.is_some();
@@ -572,7 +583,7 @@ impl Client {
                 self.stanza(format!("<iq type='result' id='{id}'{to}/>"), None);
             }
             _ => {
-                let Some(id) = parse_name(&id) else { return };
+                let Some(id) = parse_name(&id) else { return self.kept_answer(&id, e) };
                 self.open_requests.remove(&id);
                 if let Some(r) = book.requests.get_mut(&id) {
                     r.answers += 1;

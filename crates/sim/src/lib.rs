@@ -4,6 +4,7 @@
 //! One thread, one source of chance: a seed replays exactly. Nothing of it is a model: what runs is what the server runs,
 //! only sockets, threads, gRPC, placement's consensus and the disk are imitated. Start with [`run`].
 
+mod audit;
 mod book;
 mod check;
 mod client;
@@ -26,6 +27,8 @@ use world::{Event, Stores, World};
 const SETUP_MS: u64 = 8_000;
 /// Milliseconds of rest after the faults: longer than any timeout.
 const REST_MS: u64 = 150_000;
+/// Milliseconds in which clients read what was kept for them.
+const AUDIT_MS: u64 = 20_000;
 /// How often bounds are checked.
 const BOUNDS_EVERY_MS: u64 = 500;
 
@@ -88,6 +91,11 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
         world.run_until(end);
     }
     if world.book.failure.is_none() {
+        world.audit();
+        let end = world.now + AUDIT_MS;
+        world.run_until(end);
+    }
+    if world.book.failure.is_none() {
         world.check_all();
     }
     let lines = world.trace.lines().map(str::to_owned).collect();
@@ -125,6 +133,14 @@ fn cheap_credentials() -> Option<Credentials> {
 }
 
 impl World {
+    /// Every client reads its roster, its block list and its archive.
+    fn audit(&mut self) {
+        for client in 0..self.clients.len() {
+            self.clients[client].audit();
+            self.grant(client);
+        }
+    }
+
     fn say_plan(&mut self) {
         let plan = format!("{:?}", self.plan);
         self.say(|| plan);

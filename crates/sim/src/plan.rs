@@ -2,9 +2,7 @@
 
 use crate::client::Client;
 use edge::core::Settings as EdgeSettings;
-use entity::module::{Ctx, Flow, Hook, Module, Phase, Point, Work};
-use entity::state::State;
-use entity::{Pipeline, Settings};
+use entity::Settings;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::time::Duration;
@@ -188,23 +186,4 @@ impl Plan {
         let attaching = if self.mode == Mode::Embedded { Duration::ZERO } else { defaults.attaching };
         Settings { resume_secs_max: self.resume_secs, bare_to_all: self.bare_to_all, attaching, ..defaults }
     }
-}
-
-/// What runs on the way of messages.
-pub fn pipeline() -> Pipeline {
-    Pipeline::new(&[&ARCHIVE])
-}
-
-static ARCHIVE: Module = Module {
-    name: "sim-archive",
-    hooks: &[
-        Hook { point: Point::Outbound, phase: Phase::Store, run: archive },
-        Hook { point: Point::Inbound, phase: Phase::Store, run: archive },
-    ],
-    ..Module::EMPTY
-};
-
-fn archive(_: &Ctx<'_>, _: &State, work: &mut Work) -> Flow {
-    work.archive = !work.passing;
-    Flow::Continue
 }

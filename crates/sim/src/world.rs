@@ -186,7 +186,7 @@ impl World {
             steps: 0,
             edge_settings: Arc::new(plan.edge_settings()),
             settings: Arc::new(plan.settings()),
-            pipeline: Arc::new(crate::plan::pipeline()),
+            pipeline: Arc::new(modules::pipeline()),
             plan,
         };
         for p in 0..world.plan.parties {
@@ -613,6 +613,7 @@ impl World {
             return;
         }
         if *quiet {
+            c.settle();
             if rng.random_bool(0.3) {
                 c.request_ack();
             }
@@ -628,7 +629,8 @@ impl World {
                 70..75 => c.chat(*now, false, book, rng),
                 75..85 => c.ask(*now, book, rng),
                 85..92 => c.announce(),
-                92..95 => c.close(),
+                92..94 => c.close(),
+                94..97 => c.keep(rng),
                 _ => c.request_ack(),
             }
         }
