@@ -3,7 +3,7 @@
 use chappe_modules::pipeline;
 use entity::session::Link;
 use entity::testing::{World, jid};
-use frame::{EdgeMsg, SessionCopy, ShardMsg, SharedStanza};
+use frame::{EdgeMsg, SessionCopy, ShardMsg};
 use stanza::{MessageType, Stanza};
 use std::sync::Arc;
 use types::{Attach, ConnId, ReqId, SessionId};
@@ -11,7 +11,7 @@ use types::{Attach, ConnId, ReqId, SessionId};
 /// Juliet with XEP-0198, Romeo, and what Juliet's edge holds of her session.
 fn begin() -> (World, ConnId, SessionCopy) {
     let mut world = World::new(pipeline());
-    world.run("juliet/balcony comes\njuliet/balcony enables\nromeo/orchard comes");
+    world.run("juliet/balcony comes\njuliet/balcony enables\nromeo/orchard comes\njuliet/balcony fades");
     let s = &world.account(&jid("juliet")).state.sessions[0];
     let conn = s.conn().expect("attached");
     let copy = SessionCopy {
@@ -80,10 +80,13 @@ fn poison_is_refused() {
         reattach(&mut world, conn, &SessionCopy { attach, ..copy.clone() });
         attach = state(&mut world, copy.session).0;
     }
-    submit(&mut world, conn, copy.session, attach, copy.accepted + 1, 3, message(MessageType::Chat));
-    world.act("store answers");
-    let heard = world.heard("juliet/balcony");
-    let refused = |s: &SharedStanza| String::from_utf8_lossy(&s.to_bytes()).contains("internal-server-error");
+    let stanza = Arc::new(message(MessageType::Chat).with_from(copy.jid.clone()));
+    let msg = EdgeMsg::Submit { session: copy.session, attach, n: copy.accepted + 1, attempt: 3, stanza };
+    let heard = world.said(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+    let refused = |m: &ShardMsg| match m {
+        ShardMsg::Deliver { output, .. } => String::from_utf8_lossy(&output.stanza.to_bytes()).contains("internal-server-error"),
+        _ => false,
+    };
     assert!(heard.iter().any(refused), "{heard:?}");
     assert_eq!(state(&mut world, copy.session).1, copy.accepted + 1, "and the stream goes on");
     world.run("romeo/orchard hears nothing");

@@ -136,7 +136,9 @@ impl World {
             let ids: Vec<MsgId> = ids.collect();
             match &c.kept.archive {
                 Some(found) if *found == ids => {}
-                Some(found) => return Err(format!("client {} finds {} messages in the archive of {jid}, {} are there", c.id, found.len(), ids.len())),
+                Some(found) => {
+                    return Err(format!("client {} finds {} messages in the archive of {jid}, {} are there", c.id, found.len(), ids.len()));
+                }
                 None => return Err(format!("client {} did not come to the end of the archive of {jid}", c.id)),
             }
             let (item, block) = (&c.kept.item, &c.kept.block);

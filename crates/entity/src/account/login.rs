@@ -401,6 +401,8 @@ impl Account {
 
     /// The stream is gone without a farewell.
     pub(super) fn detach(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
+        // Nobody but this core holds what was held back: from here on it is part of the tail, which the row has.
+        self.release_held(id, fx);
         let Some(s) = self.state.session_mut(id) else { return };
         let Some(secs) = s.resumable().map(|sm| sm.resume_secs) else {
             return self.end_session(ctx, id, None, fx);

@@ -454,7 +454,7 @@ impl Account {
     /// One output for one session, numbered; CSI may hold it back (XEP-0352).
     fn output(&mut self, ctx: &Ctx<'_>, id: SessionId, pos: Option<Pos>, stanza: SharedStanza, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
-        if s.soft.inactive {
+        if s.soft.inactive && s.conn().is_some() {
             if pos.is_none() && ctx.pipeline.may_hold(&stanza) {
                 let key = stanza.from.clone().unwrap_or_else(|| s.jid.to_jid());
                 s.held.insert((stanza.kind == Kind::Message, key), stanza);
@@ -469,7 +469,7 @@ impl Account {
         self.send(id, pos, stanza, fx);
     }
 
-    fn release_held(&mut self, id: SessionId, fx: &mut Effects) {
+    pub(super) fn release_held(&mut self, id: SessionId, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
         for stanza in std::mem::take(&mut s.held).into_values() {
             self.send(id, None, stanza, fx);

@@ -428,9 +428,10 @@ impl Account {
     pub(crate) fn presence_after_takeover(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let Some(p) = self.state.session(id).and_then(|s| s.soft.presence.clone()) else { return };
         self.tell_subscribers(ctx, &p, &|_| true, fx);
-        // What was held back for an inactive client (XEP-0352) is gone, its own presence among it.
-        let inactive = self.state.session(id).is_some_and(|s| s.soft.inactive);
-        self.tell_own(ctx, &p, Some(id).filter(|_| !inactive), fx);
+        // To itself as well, if it was attached: what was held back for an inactive client (XEP-0352) died with the last
+        // owner, its own presence among it.
+        let attached = self.state.session(id).is_some_and(|s| s.conn().is_some());
+        self.tell_own(ctx, &p, Some(id).filter(|_| !attached), fx);
         let own = self.state.jid.to_jid();
         let others: Vec<SharedStanza> = self.state.available().filter(|s| s.id != id).filter_map(|s| s.soft.presence.clone()).collect();
         for p in others {
