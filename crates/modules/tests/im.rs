@@ -534,3 +534,17 @@ fn full_jid_waits_behind_the_same_sender() {
         message(2, "romeo@x/orchard"),
     ));
 }
+
+/// §8.5.3.1: but a session that never says whether it is available still gets what is sent to it.
+#[test]
+fn full_jid_does_not_wait_for_long() {
+    run("
+        juliet/balcony comes
+        juliet/balcony > <message to='romeo@x' type='chat'><body>1</body></message>
+        romeo/bot binds
+        wait 11
+        juliet/balcony > <message to='romeo@x/bot' type='chat'><body>2</body></message>
+        romeo/bot < <message from='juliet@x/balcony' to='romeo@x/bot' type='chat'><body>2</body>
+            <stanza-id xmlns='urn:xmpp:sid:0' by='romeo@x' id='000000000002'/></message>
+    ");
+}

@@ -9,10 +9,13 @@ use frame::{PeerMsg, SharedStanza};
 use smallvec::SmallVec;
 use stanza::{Child, Condition, Kind, MessageType, StanzaError};
 use std::sync::Arc;
+use std::time::Duration;
 use types::limit::TAIL_STANZAS_MAX;
-use types::{BareJid, Origin, SessionId, ns};
+use types::{BareJid, Origin, SessionId, Timestamp, ns};
 use xml::Element;
 
+/// A session that has not sent presence for so long after it was bound may never send any.
+const PRESENCE_WITHIN: Duration = Duration::from_secs(10);
 /// Offline messages that one session has on its way at a time; more follow as it acknowledges.
 pub(super) const FLUSH_WINDOW: usize = TAIL_STANZAS_MAX / 2;
 
@@ -143,7 +146,7 @@ impl Account {
             if work.targets.iter().any(|id| self.is_owed(*id, work.archive)) {
                 owed.extend(work.targets.iter().copied());
             }
-            if backlog && self.goes_behind(sender, &work) {
+            if backlog && self.goes_behind(ctx, sender, &work) {
                 owed = Owed::from_slice(&[OFFLINE]);
             }
         }
@@ -175,13 +178,16 @@ impl Account {
 
     /// Older messages wait for whoever takes them. To sessions that take them this one goes behind all of them. One that
     /// has not said yet whether it will gets what is sent to its full JID at once, but not before what the same sender
-    /// sent earlier; one with a negative priority never will.
-    fn goes_behind(&self, sender: &BareJid, work: &Work) -> bool {
-        let all = |which: fn(&Session) -> bool| {
+    /// sent earlier, while it is as young as a session that is about to send its presence; one with a negative priority
+    /// never will. (RFC 6121 §8.5.3.1 has it delivered, so it must not wait for a presence that may never come.)
+    fn goes_behind(&self, ctx: &Ctx<'_>, sender: &BareJid, work: &Work) -> bool {
+        let all = |which: &dyn Fn(&Session) -> bool| {
             !work.targets.is_empty() && work.targets.iter().all(|id| self.state.session(*id).is_some_and(which))
         };
         let same_sender = |s: &SharedStanza| s.from.as_ref().is_some_and(|from| from.bare_str() == sender.as_str());
-        all(takes_offline) || (all(|s| s.soft.presence.is_none()) && self.state.log.owed_to(OFFLINE).any(|o| same_sender(&o.stanza)))
+        let young = Timestamp(ctx.now.wall.0.saturating_sub(PRESENCE_WITHIN.as_millis() as u64));
+        let begins = |s: &Session| s.soft.presence.is_none() && s.bound_at > young;
+        all(&takes_offline) || (all(&begins) && self.state.log.owed_to(OFFLINE).any(|o| same_sender(&o.stanza)))
     }
 
     /// Is a row owed to this session until it acknowledges? A client without XEP-0198 finds archived ones in its archive;

@@ -327,9 +327,9 @@ impl Account {
                 }
             }
             Some(PendingRead::Suspect { session, attach, n, attempt, stanza }) => {
-                if self.state.session(session).is_some_and(|s| s.attach == attach && s.taken + 1 == n) {
-                    self.carry_out(ctx, session, n, attempt, stanza, fx);
-                }
+                let waits = self.state.session(session).is_some_and(|s| s.attach == attach && s.taken + 1 == n);
+                // Else the session has ended or moved on meanwhile.
+                waits.then(|| self.carry_out(ctx, session, n, attempt, stanza, fx));
             }
             Some(PendingRead::Purge { first }) => self.purge(first, cells.unwrap_or_default(), fx),
             None => {}

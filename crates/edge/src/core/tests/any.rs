@@ -95,7 +95,7 @@ impl World {
             1 => ShardMsg::Bound { req, result: Ok(Bound { session, attach, jid }) },
             2 => ShardMsg::Enabled { req, session, attach, sm },
             3 => ShardMsg::ResumeFailed { req, h: None },
-            4 => ShardMsg::Reattached { req, answer: Some(Reattached { session, attach, accepted: n, adopted: n % 2 == 0 }) },
+            4 => ShardMsg::Reattached { req, answer: Some(Reattached { session, attach, accepted: n, adopted: n.is_multiple_of(2) }) },
             5 => ShardMsg::Reattached { req, answer: None },
             6 => ShardMsg::Outcome { session, attach, accepted: n },
             7 => ShardMsg::Refused { session, attach, n },
