@@ -540,6 +540,8 @@ fn full_jid_waits_behind_the_same_sender() {
 fn full_jid_does_not_wait_for_long() {
     run("
         juliet/balcony comes
+        romeo/tomb binds
+        romeo/tomb goes
         juliet/balcony > <message to='romeo@x' type='chat'><body>1</body></message>
         romeo/bot binds
         wait 11
