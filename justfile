@@ -29,6 +29,10 @@ deny:
 sim SEEDS="1000" *ARGS:
     cargo run --release -p chappe-sim -- --seeds {{SEEDS}} {{ARGS}}
 
+# Each planted bug must be seen within so many seeds: `just planted 1000`
+planted SEEDS="1000":
+    crates/sim/planted.sh {{SEEDS}}
+
 # A chat while the server is killed again and again: `just crash 200 kill`
 crash TIMES="200" FAULT="kill":
     cargo build --release -p chappe

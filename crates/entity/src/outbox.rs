@@ -133,6 +133,12 @@ impl Outbox {
         if !lane.queue.iter().take(lane.sent).any(|p| p.origin == origin) {
             return;
         }
+        if types::planted::is(types::planted::Bug::RefusedBehind)
+            && let Some(at) = lane.queue.iter().position(|p| p.origin == origin)
+            && let Some(refused) = lane.queue.remove(at)
+        {
+            lane.queue.push_back(refused);
+        }
         (lane.sent, lane.sent_at) = (0, None);
         // The first refusal of a run may only mean that a frame was lost; later ones back off.
         let pause = RETRY_MAX.min(RETRY_MIN * 2u32.saturating_pow(lane.refusals.min(10)));

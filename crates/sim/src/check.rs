@@ -1,6 +1,6 @@
 //! What must hold when the faults are over and everything has come to rest.
 
-use crate::book::{MsgId, parse_name};
+use crate::book::{Msg, MsgId, parse_name};
 use crate::client::{Phase, account_jid};
 use crate::net::SHARDS;
 use crate::world::{Stores, World};
@@ -67,6 +67,26 @@ impl World {
         }
     }
 
+    /// What was acknowledged has arrived, though its sender may have gone and its account been forgotten by its core.
+    pub fn check_delivered(&mut self) {
+        let mut archives = Vec::new();
+        for account in 0..self.plan.accounts {
+            let rows = BareJid::parse(&account_jid(account)).map_err(|e| e.to_string()).and_then(|jid| self.rows(&jid));
+            let ids = rows.unwrap_or_default().into_iter().filter_map(|(_, r)| r.stanza.id.as_deref().and_then(parse_name));
+            archives.push(ids.collect::<BTreeSet<MsgId>>());
+        }
+        let owed = |id: &MsgId, m: &Msg| m.durable && m.acked && !self.was_refused(m) && !archives[m.to].contains(id);
+        let missing = self.book.messages.iter().find(|(id, m)| owed(id, m));
+        if let Some(wrong) = missing.map(|(id, m)| format!("message {id:?} ({m:?}) waits for its sender to come back")) {
+            self.fail(wrong);
+        }
+    }
+
+    /// Its sender was told that it went nowhere, or would have been, had it stayed.
+    fn was_refused(&self, m: &Msg) -> bool {
+        m.refused || self.book.low_space.iter().any(|(from, to)| m.at <= *to && m.acked_at >= *from)
+    }
+
     fn check_clients(&self) -> Result<(), String> {
         for c in &self.clients {
             if c.phase != Phase::Online {
@@ -106,7 +126,7 @@ impl World {
             archives.push((sent, got));
         }
         for (id, m) in &self.book.messages {
-            let refused = m.refused || self.book.low_space.iter().any(|(from, to)| m.at <= *to && m.acked_at >= *from);
+            let refused = self.was_refused(m);
             let sent = archives[m.from].0.get(id).copied().unwrap_or(0);
             let got = archives[m.to].1.get(id).copied().unwrap_or(0);
             let what = || format!("message {id:?} of u{} to u{} ({m:?})", m.from, m.to);

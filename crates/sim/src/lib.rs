@@ -25,6 +25,8 @@ use world::{Event, Stores, World};
 
 /// Milliseconds without faults in which accounts are made and clients make friends.
 const SETUP_MS: u64 = 8_000;
+/// Milliseconds behind the faults in which those clients that went are not back: what was accepted arrives without them.
+const ALONE_MS: u64 = 40_000;
 /// Milliseconds of rest after the faults: longer than any timeout.
 const REST_MS: u64 = 150_000;
 /// Milliseconds in which clients read what was kept for them.
@@ -87,6 +89,12 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
     }
     if world.book.failure.is_none() {
         world.heal();
+        let end = world.now + ALONE_MS;
+        world.run_until(end);
+    }
+    if world.book.failure.is_none() {
+        world.check_delivered();
+        world.returned = true;
         let end = world.now + REST_MS;
         world.run_until(end);
     }

@@ -61,12 +61,16 @@ struct ClientPlan {
     slow: u64,
     /// (period, length, offset) of being away.
     away: (u64, u64, u64),
+    /// When the faults end it goes, and comes back long after: what its account owes is done without it.
+    late: bool,
 }
 
 impl Plan {
     /// Draw a plan.
     pub fn draw(mode: Mode, rng: &mut SmallRng) -> Plan {
         let accounts = rng.random_range(2..=4);
+        // Sometimes all of them: then nobody wakes an account by asking after it.
+        let late = if rng.random_bool(0.2) { 1.0 } else { 0.3 };
         let mut clients = Vec::new();
         for account in 0..accounts {
             for _ in 0..if rng.random_bool(0.3) { 2 } else { 1 } {
@@ -82,6 +86,7 @@ impl Plan {
                     } else {
                         (0, 0, 0)
                     },
+                    late: rng.random_bool(late),
                 });
             }
         }
@@ -142,6 +147,11 @@ impl Plan {
     pub fn away(&self, client: usize, now: u64) -> bool {
         let (period, length, offset) = self.clients[client].away;
         period > 0 && now > crate::SETUP_MS && (now + offset) % period < length
+    }
+
+    /// Does the client go when the faults end?
+    pub fn late(&self, client: usize) -> bool {
+        self.clients[client].late
     }
 
     /// (edge, core)

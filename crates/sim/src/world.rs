@@ -139,6 +139,8 @@ pub struct World {
     pub faulty: bool,
     /// Clients say nothing new.
     pub quiet: bool,
+    /// Those that went when the faults ended may come back.
+    pub returned: bool,
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     pub(crate) sockets: Vec<Option<u64>>,
     pub(crate) epoch: u32,
@@ -176,6 +178,7 @@ impl World {
             owners: Vec::new(),
             faulty: false,
             quiet: false,
+            returned: false,
             links: BTreeMap::new(),
             sockets,
             epoch: 0,
@@ -547,7 +550,8 @@ impl World {
     }
 
     fn connect(&mut self, client: usize) {
-        if self.sockets[client].is_some() || (!self.quiet && self.plan.away(client, self.now)) {
+        let late = self.quiet && !self.returned && self.plan.late(client);
+        if self.sockets[client].is_some() || late || (!self.quiet && self.plan.away(client, self.now)) {
             if self.sockets[client].is_none() {
                 self.at(200, 1_000, Event::Connect { client });
             }
@@ -606,13 +610,14 @@ impl World {
             self.cut_client(client, true);
             return;
         }
-        let away = !self.quiet && self.plan.away(client, self.now);
+        let late = self.quiet && !self.returned && self.plan.late(client);
+        let away = late || (!self.quiet && self.plan.away(client, self.now));
         let World { clients, book, rng, now, quiet, .. } = self;
         let c = &mut clients[client];
         if c.phase != Phase::Online {
             return;
         }
-        if *quiet {
+        if *quiet && !away {
             c.settle();
             if rng.random_bool(0.3) {
                 c.request_ack();

@@ -17,6 +17,24 @@ pub enum Bug {
     TailInCoreOnly,
     /// Rows of a stale owner are taken for valid.
     NoSeal,
+    /// A resumed session's tail is not given to its new edge.
+    DropTail,
+    /// It is given twice.
+    TailTwice,
+    /// What comes while a session logs in does not go behind what waits for it.
+    OfflineRace,
+    /// The mark of the `live` index is written behind the obligation.
+    LiveLate,
+    /// A refused forward is sent again behind those that were sent after it.
+    RefusedBehind,
+    /// A repeat is confirmed before the row that it repeats is durable.
+    ConfirmEarly,
+    /// The checkpoint forgets the origins of rows that are dropped.
+    DropForgets,
+    /// A resumption is answered while inputs are in flight.
+    ResumedInFlight,
+    /// A resumption leaves the session row as it was.
+    RowLeftBehind,
     /// The recipient speaks without waiting for the sender's commit.
     NoTicket,
     /// Nobody wakes an entity that owes something.
@@ -25,17 +43,25 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must see, with the names that a command line has.
-    pub const SEEN: [(&'static str, Bug); 6] = [
+    pub const SEEN: [(&'static str, Bug); 13] = [
         ("ack-early", Bug::AckEarly),
         ("no-attach-check", Bug::NoAttachCheck),
         ("no-second-forward", Bug::NoSecondForward),
         ("no-origin", Bug::NoOrigin),
         ("tail-in-core-only", Bug::TailInCoreOnly),
         ("no-seal", Bug::NoSeal),
+        ("drop-tail", Bug::DropTail),
+        ("tail-twice", Bug::TailTwice),
+        ("refused-behind", Bug::RefusedBehind),
+        ("confirm-early", Bug::ConfirmEarly),
+        ("drop-forgets", Bug::DropForgets),
+        ("resumed-in-flight", Bug::ResumedInFlight),
+        ("row-left-behind", Bug::RowLeftBehind),
     ];
 
     /// Those that it is still too kind to see.
-    pub const UNSEEN: [(&'static str, Bug); 2] = [("no-ticket", Bug::NoTicket), ("no-live", Bug::NoLive)];
+    pub const UNSEEN: [(&'static str, Bug); 4] =
+        [("offline-race", Bug::OfflineRace), ("live-late", Bug::LiveLate), ("no-ticket", Bug::NoTicket), ("no-live", Bug::NoLive)];
 }
 
 #[cfg(feature = "planted")]

@@ -146,7 +146,7 @@ impl Account {
             if work.targets.iter().any(|id| self.is_owed(*id, work.archive)) {
                 owed.extend(work.targets.iter().copied());
             }
-            if backlog && self.goes_behind(ctx, sender, &work) {
+            if backlog && self.goes_behind(ctx, sender, &work) && !types::planted::is(types::planted::Bug::OfflineRace) {
                 owed = Owed::from_slice(&[OFFLINE]);
             }
         }

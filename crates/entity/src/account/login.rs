@@ -14,6 +14,7 @@ use stanza::{Condition, IqType, Kind, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::RESUME_TIMEOUT_MAX;
+use types::planted::{self, Bug};
 use types::{Attach, ConnId, FullJid, Instant, Op, ReqId, SessionId, Timestamp};
 
 /// Sessions that one account remembers though nobody can resume them, and for how long; beyond that the oldest is forgotten.
@@ -204,7 +205,7 @@ impl Account {
             attach: s.attach,
             jid: s.jid.clone(),
             accepted: s.taken,
-            outputs: s.tail.iter().cloned().collect(),
+            outputs: tail_of(s),
             m: s.m,
             m_acked: s.m_acked,
             pos: s.pos,
@@ -233,7 +234,9 @@ impl Account {
                 fx.delete(&self.state.partition, TailRow::key(id, m));
             }
         }
-        self.write_session(id, None, fx);
+        if !planted::is(Bug::RowLeftBehind) {
+            self.write_session(id, None, fx);
+        }
     }
 
     /// An edge hands over its copy.
@@ -559,5 +562,14 @@ impl Account {
     /// The full JID of one of our sessions.
     pub(super) fn session_jid(&self, id: SessionId) -> Option<FullJid> {
         self.state.session(id).map(|s| s.jid.clone())
+    }
+}
+
+/// What a client has not acknowledged, for the edge that resumes it.
+fn tail_of(s: &Session) -> Vec<frame::Output> {
+    match () {
+        () if planted::is(Bug::DropTail) => Vec::new(),
+        () if planted::is(Bug::TailTwice) => s.tail.iter().chain(&s.tail).cloned().collect(),
+        () => s.tail.iter().cloned().collect(),
     }
 }

@@ -361,6 +361,10 @@ impl Account {
         for s in &mut self.state.sessions {
             tell_soft(s, fx);
         }
+        if planted::is(Bug::LiveLate) && !self.live && !self.outbox.is_empty() {
+            self.live = true;
+            fx.push(Effect::Live);
+        }
         if self.state.log.dirty() >= CHECKPOINT_EVERY {
             self.checkpoint(ctx, fx);
         } else if self.state.log.dirty() > 0 && self.checkpoint_at == Instant::NEVER {
@@ -422,7 +426,7 @@ impl Account {
 
     /// Before an obligation arises.
     fn mark_live(&mut self, fx: &mut Effects) {
-        if !self.live {
+        if !self.live && !planted::is(Bug::LiveLate) {
             self.live = true;
             fx.push(Effect::Live);
         }

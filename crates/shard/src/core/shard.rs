@@ -393,6 +393,10 @@ impl Shard {
                 Effect::Write(batch) => self.write(jid, batch, cx),
                 Effect::Live => self.mark(jid, true, cx),
                 Effect::NotLive => self.mark(jid, false, cx),
+                Effect::Edge(conn, msg @ ShardMsg::Resumed { .. }) if planted::is(Bug::ResumedInFlight) => {
+                    cx.out.push(self.to_edge(conn, msg));
+                }
+                Effect::Peer(to, msg @ PeerMsg::Confirm { .. }) if planted::is(Bug::ConfirmEarly) => self.peer(jid, &to, msg, cx),
                 Effect::Edge(conn, msg) => {
                     let frame = self.to_edge(conn, msg);
                     self.say(jid, Said::Frame(frame), cx);
