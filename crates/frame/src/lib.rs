@@ -508,6 +508,8 @@ pub enum PeerMsg {
         /// resource that session had.
         asker: Option<SessionId>,
     },
+    /// Presence for this entity came while it was loading, and was more than it could park: say it again, all of it.
+    StateAgain,
     /// An IQ or a passing message: delivered at most once, or answered with an error by the receiver.
     Request {
         /// The stanza.

@@ -67,6 +67,19 @@ fn a_suspect_gets_its_chance() {
     world.run(HI);
 }
 
+/// Detached before the mark was durable: the session's row says that it was not taken, and so it is not.
+#[test]
+fn a_suspect_is_not_taken_behind_a_detach() {
+    let (mut world, conn, copy) = begin();
+    world.act("store stops");
+    submit(&mut world, conn, copy.session, copy.attach, copy.accepted + 1, 3, message(MessageType::Chat));
+    let msg = EdgeMsg::Detach { session: copy.session, attach: copy.attach };
+    world.input(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+    world.act("store answers");
+    assert_eq!(state(&mut world, copy.session).1, copy.accepted);
+    world.run("romeo/orchard hears nothing");
+}
+
 /// Two more died as well: it was begun, and never taken. It is poison.
 #[test]
 fn poison_is_refused() {

@@ -224,6 +224,7 @@ impl Account {
             PeerMsg::Confirm { origin } => self.confirmed(ctx, &peer.from, origin, fx),
             PeerMsg::Refuse { origin } => self.outbox.refuse(&peer.from, origin, ctx.now.mono),
             PeerMsg::State { stanza, asker } => self.in_presence(ctx, stanza, asker, fx),
+            PeerMsg::StateAgain => self.presence_again(ctx, &|jid: &BareJid| *jid == peer.from, fx),
             PeerMsg::Request { stanza } => self.in_request(ctx, &peer.from, stanza, fx),
         }
         self.finish(ctx, fx);

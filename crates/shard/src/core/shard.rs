@@ -1,6 +1,6 @@
 //! One shard: entities wake on their first input, what they write goes to the store, what they say waits for it.
 
-use super::slot::{Entity, Held, Said, Slot};
+use super::slot::{Entity, Held, MISSED_MAX, Said, Slot};
 use super::{Cx, Out};
 use bytes::Bytes;
 use entity::{Account, Ctx, Effect, Effects, Loader, Scan};
@@ -138,7 +138,14 @@ impl Shard {
         let Some(slot) = self.slots.get_mut(&jid) else { return };
         match &mut slot.entity {
             Entity::Loading { parked, .. } if parked.len() < PARKED_INPUTS_MAX => parked.push_back(frame.body),
-            Entity::Loading { .. } => self.refuse(&jid, frame.body, cx),
+            Entity::Loading { missed, .. } => {
+                if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &frame.body
+                    && missed.len() < MISSED_MAX
+                {
+                    missed.insert(from.clone());
+                }
+                self.refuse(&jid, frame.body, cx);
+            }
             Entity::Awake(_) => self.input(now, &jid, frame.body, cx),
         }
     }
@@ -230,9 +237,13 @@ impl Shard {
 
     fn awake(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let empty =
-            Entity::Loading { loader: Box::new(Loader::new(jid.clone(), self.epoch, false)), started: true, parked: VecDeque::new() };
-        let Entity::Loading { loader, parked, .. } = std::mem::replace(&mut slot.entity, empty) else { return };
+        let empty = Entity::Loading {
+            loader: Box::new(Loader::new(jid.clone(), self.epoch, false)),
+            started: true,
+            parked: VecDeque::new(),
+            missed: BTreeSet::new(),
+        };
+        let Entity::Loading { loader, parked, missed, .. } = std::mem::replace(&mut slot.entity, empty) else { return };
         let live = slot.live;
         let mut fx = Effects::default();
         let ctx = context(self.id, now, cx);
@@ -244,6 +255,9 @@ impl Shard {
                 self.carry_out(jid, Ticket::NONE, fx, cx);
                 for body in parked {
                     self.input(now, jid, body, cx);
+                }
+                for from in missed {
+                    self.tell(jid, &from, PeerMsg::StateAgain, cx);
                 }
                 self.rearm(now, jid);
             }
@@ -297,7 +311,7 @@ impl Shard {
                         self.peer(jid, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
                     }
                 }
-                // State is sent again, passing stanzas are passing, confirmations are for those who wait awake.
+                // State is asked for again once it is awake, passing stanzas are passing, confirmations are for those who wait awake.
                 _ => {}
             },
         }
@@ -376,7 +390,7 @@ impl Shard {
                 slot.poison.add_input(session, n);
             }
             let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch);
-            slot.entity = Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new() };
+            slot.entity = Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new(), missed: BTreeSet::new() };
             self.loading += 1;
         }
         // The edges hold the other copy of each session.

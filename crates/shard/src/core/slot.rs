@@ -3,7 +3,7 @@
 use super::Out;
 use entity::{Account, Loader, ReadId, Scan};
 use frame::ToShardBody;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use types::{BareJid, Batch, Origin, SessionId, Ticket};
 
 /// See the module.
@@ -28,7 +28,8 @@ pub(super) struct Slot {
 /// An entity's state of waking.
 pub(super) enum Entity {
     /// Reads are under way (or wait for batches in flight); inputs wait, [`types::limit::PARKED_INPUTS_MAX`] of them.
-    Loading { loader: Box<Loader>, started: bool, parked: VecDeque<ToShardBody> },
+    /// `missed`: whose presence was not parked; they are asked for it again.
+    Loading { loader: Box<Loader>, started: bool, parked: VecDeque<ToShardBody>, missed: BTreeSet<BareJid> },
     /// It takes inputs.
     Awake(Box<Account>),
 }
@@ -52,13 +53,16 @@ pub(super) struct Poison {
     pub forwards: Vec<(BareJid, Origin)>,
 }
 
+/// Accounts whose presence one loading entity can miss and ask for again; that of further ones is lost.
+pub(super) const MISSED_MAX: usize = 4_096;
+
 /// Poisonous stanzas that one entity remembers until it sleeps; the oldest is forgotten.
 pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
         Slot {
-            entity: Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new() },
+            entity: Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new(), missed: BTreeSet::new() },
             lane: VecDeque::new(),
             need: 0,
             batches: VecDeque::new(),
