@@ -11,7 +11,7 @@
 //! Start reading with [`server::Server`] and [`client::Client`]; `README.md` says how to run everything.
 
 // These tests live in real time, with real processes and real randomness.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "a harness of real processes lives by the real clock")]
 
 pub mod checker;
 pub mod client;

@@ -38,7 +38,7 @@ pub enum Came {
 }
 
 /// What a script is played on. Clients are named by their place in [`Script::people`].
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "used by this crate alone, on one thread")]
 pub trait Backend {
     /// Connects a client, up to the features of this level, which it gives.
     async fn open(&mut self, client: usize, person: &Person, level: Level) -> Result<Element>;

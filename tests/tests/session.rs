@@ -1,5 +1,5 @@
 //! Sessions of our own strict client with the running server.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "a harness of real processes lives by the real clock")]
 
 use anyhow::{Context as _, Result, ensure};
 use chappe_tests::client::{Client, LoginRefused, Resumption, register};

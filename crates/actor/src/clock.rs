@@ -11,8 +11,7 @@ impl Clock {
     /// Monotonic milliseconds since the first reading in this process, and wall-clock milliseconds since 1970.
     ///
     /// The monotonic part is at least 1, so that it can be told from "never read".
-    // The only place where a shell reads a clock: the lint keeps cores and everything else away from it.
-    #[allow(clippy::disallowed_methods)]
+    #[allow(clippy::disallowed_methods, reason = "the one place where a shell reads a clock: the lint keeps all else away from it")]
     pub fn now(self) -> Now {
         static START: OnceLock<std::time::Instant> = OnceLock::new();
         let passed = START.get_or_init(std::time::Instant::now).elapsed().as_millis();

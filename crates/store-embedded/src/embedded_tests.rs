@@ -12,7 +12,14 @@ use types::{Batch, Collection, Epoch, Op, Partition, ShardId, Ticket};
 const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<Mode>, Condvar)>);
+struct Gate(Arc<(Mutex<Barrier>, Condvar)>);
+
+#[derive(Default)]
+struct Barrier {
+    mode: Mode,
+    /// Threads that stand before it.
+    stalled: usize,
+}
 
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Mode {
@@ -25,16 +32,23 @@ enum Mode {
 
 impl Gate {
     fn set(&self, mode: Mode) {
-        *self.0.0.lock().unwrap() = mode;
+        self.0.0.lock().unwrap().mode = mode;
         self.0.1.notify_all();
     }
+    /// Returns when a thread stands before it: what that thread took before, it has taken.
+    fn until_stalled(&self) {
+        let none = |b: &mut Barrier| b.stalled == 0;
+        let (_barrier, waited) = self.0.1.wait_timeout_while(self.0.0.lock().unwrap(), SOON, none).unwrap();
+        assert!(!waited.timed_out());
+    }
     fn pass(&self) -> Result<(), DiskError> {
-        let mut mode = self.0.0.lock().unwrap();
-        while *mode == Mode::Stall {
-            mode = self.0.1.wait(mode).unwrap();
-        }
-        let now = *mode;
-        drop(mode);
+        let mut barrier = self.0.0.lock().unwrap();
+        barrier.stalled += 1;
+        self.0.1.notify_all();
+        let mut barrier = self.0.1.wait_while(barrier, |b| b.mode == Mode::Stall).unwrap();
+        barrier.stalled -= 1;
+        let now = barrier.mode;
+        drop(barrier);
         match now {
             Mode::Fail => Err(DiskError("no space left on device".into())),
             Mode::Panic => panic!("the engine panics"),
@@ -133,7 +147,8 @@ fn a_full_queue_says_busy_first_and_then_holds_the_caller() {
     let w = world();
     w.disk.set(Mode::Stall);
     w.store.commit(w.plane, 0, batch());
-    // The writer has taken that one when the queue is empty again; then fill it.
+    // The writer has taken that one, and the queue is empty again: fill it.
+    w.disk.until_stalled();
     let store = w.store.clone();
     let plane = w.plane;
     let (tell, told) = mpsc::sync_channel(10);
@@ -148,8 +163,7 @@ fn a_full_queue_says_busy_first_and_then_holds_the_caller() {
         }
         tell.send(usize::MAX).unwrap();
     });
-    let busy = told.recv_timeout(SOON).unwrap();
-    assert!((QUEUE_ENTRIES_MAX / 2..QUEUE_ENTRIES_MAX / 2 + 5).contains(&busy), "{busy}");
+    assert_eq!(told.recv_timeout(SOON), Ok(QUEUE_ENTRIES_MAX / 2 + 1), "busy from more than half of it on");
     assert!(told.recv_timeout(Duration::from_millis(500)).is_err(), "it is held while nothing is flushed");
     w.disk.set(Mode::Go);
     assert_eq!(told.recv_timeout(SOON), Ok(usize::MAX));
@@ -176,8 +190,10 @@ fn a_failure_lets_go_callers_that_are_held() {
 fn too_many_reads_are_refused() {
     let w = world();
     w.reads.set(Mode::Stall);
-    // One is with the reader, which stalls; perhaps not yet.
-    for id in 0..READS_MAX as u64 + 10 {
+    w.store.read(w.plane, 0, Ticket::NONE, read());
+    // That one is with the reader.
+    w.reads.until_stalled();
+    for id in 1..READS_MAX as u64 + 10 {
         w.store.read(w.plane, id, Ticket::NONE, read());
     }
     let refused: Vec<_> = std::iter::from_fn(|| w.heard.try_recv().ok()).collect();

@@ -186,7 +186,7 @@ impl Framer {
     ///
     /// # Errors
     /// What is wrong with the stream; the same again from then on.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(clippy::should_implement_trait, reason = "an iterator could not say what ended it once and for all")]
     pub fn next(&mut self) -> Result<Option<Frame>, XmlError> {
         match self.try_next() {
             Err(error) => {

@@ -143,7 +143,7 @@ impl<'a> Tokens<'a> {
     ///
     /// # Errors
     /// What is wrong; the tokenizer must not be asked again then.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(clippy::should_implement_trait, reason = "an iterator could not say what ended it once and for all")]
     pub fn next(&mut self) -> Result<Event<'a>, XmlError> {
         match self.state {
             State::Ending => self.drop_current(),

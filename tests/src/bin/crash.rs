@@ -1,5 +1,5 @@
 //! Kills a server under chatting clients and proves, or disproves, that nothing acknowledged is lost.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "a harness of real processes lives by the real clock")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

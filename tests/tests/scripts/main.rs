@@ -3,7 +3,7 @@
 //! `cargo test -p chappe-tests --test scripts` plays all; `SCRIPT=roster` those whose name holds `roster`. `SCRIPTS` is another
 //! folder. With `RECORD=1` the test on the cores prints what comes instead of comparing it.
 // The server runs in real time; the cores do not.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "a harness of real processes lives by the real clock")]
 
 mod cores;
 

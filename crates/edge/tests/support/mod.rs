@@ -2,7 +2,7 @@
 //!
 //! The fake shard is not a model of the real one: it gives keys, binds, and accepts or withholds.
 
-#![allow(dead_code)] // Each test program uses its part.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use actor::{Actor, Context, Planes};
 use base64::Engine as _;

@@ -326,12 +326,7 @@ impl Account {
                     Err(()) => self.iq_done(ctx, session, &iq, Err(StanzaError::new(Condition::ResourceConstraint)), fx),
                 }
             }
-            Some(PendingRead::Suspect { session, attach, n, attempt, stanza }) => {
-                let here = |s: &crate::session::Session| s.attach == attach && s.conn().is_some() && s.taken + 1 == n;
-                let waits = self.state.session(session).is_some_and(here);
-                // Else the session has ended, moved on or been detached meanwhile: its row says that this was not taken.
-                waits.then(|| self.carry_out(ctx, session, n, attempt, stanza, fx));
-            }
+            Some(PendingRead::Suspect(suspect)) => self.try_suspect(ctx, suspect, fx),
             Some(PendingRead::Purge { first }) => self.purge(first, cells.unwrap_or_default(), fx),
             None => {}
         }

@@ -481,9 +481,7 @@ impl Account {
 
     /// Its time to be resumed is over. A client that comes later still hears how much was accepted.
     pub(super) fn expire(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
-        let session = self.state.session(id).cloned();
-        self.end(ctx, id, None, fx);
-        if let Some(s) = session {
+        if let Some(s) = self.end(ctx, id, None, fx) {
             self.keep_lost(ctx, &s, fx);
             self.reroute(ctx, id, fx);
         }
@@ -491,15 +489,20 @@ impl Account {
 
     /// The session is over for good.
     pub(super) fn end_session(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) {
-        if self.end(ctx, id, reason, fx) {
+        let Some(s) = self.end(ctx, id, reason, fx) else { return };
+        if s.acknowledges() {
             self.remove_rows(id, fx);
-            self.reroute(ctx, id, fx);
+        } else {
+            // It never had a number of its own.
+            self.state.log.forget_number(id);
+            fx.delete(&self.state.partition, SessionRow::key(id));
         }
+        self.reroute(ctx, id, fx);
     }
 
-    /// Its contacts see it go. `false`: there is no such session.
-    fn end(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) -> bool {
-        let Some(at) = self.state.sessions.iter().position(|s| s.id == id) else { return false };
+    /// Its contacts see it go; what remains of it is the caller's to keep or to remove. `None`: there is no such session.
+    fn end(&mut self, ctx: &Ctx<'_>, id: SessionId, reason: Option<EndReason>, fx: &mut Effects) -> Option<Session> {
+        let at = self.state.sessions.iter().position(|s| s.id == id)?;
         let s = &self.state.sessions[at];
         let attaching = matches!(s.link, Link::Attaching { .. });
         if attaching {
@@ -519,7 +522,7 @@ impl Account {
             fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
         }
         self.requests.retain(|(session, ..)| *session != id);
-        true
+        Some(s)
     }
 
     /// Requests that its client can no longer answer.
@@ -567,9 +570,11 @@ impl Account {
 
 /// What a client has not acknowledged, for the edge that resumes it.
 fn tail_of(s: &Session) -> Vec<frame::Output> {
-    match () {
-        () if planted::is(Bug::DropTail) => Vec::new(),
-        () if planted::is(Bug::TailTwice) => s.tail.iter().chain(&s.tail).cloned().collect(),
-        () => s.tail.iter().cloned().collect(),
+    if planted::is(Bug::DropTail) {
+        return Vec::new();
     }
+    if planted::is(Bug::TailTwice) {
+        return s.tail.iter().chain(&s.tail).cloned().collect();
+    }
+    s.tail.iter().cloned().collect()
 }

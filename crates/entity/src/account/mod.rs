@@ -101,13 +101,16 @@ enum PendingRead {
         first: u64,
     },
     /// Its mark as a suspect is durable: the input is carried out.
-    Suspect {
-        session: SessionId,
-        attach: types::Attach,
-        n: u64,
-        attempt: u8,
-        stanza: SharedStanza,
-    },
+    Suspect(Suspect),
+}
+
+/// An input that two owners did not live to take.
+struct Suspect {
+    session: SessionId,
+    attach: types::Attach,
+    n: u64,
+    attempt: u8,
+    stanza: SharedStanza,
 }
 
 /// Numbers that must never be given twice within an epoch, also when the account sleeps and wakes in between.

@@ -1,11 +1,12 @@
 //! Stanzas of the account's own sessions on their way out.
 
-use super::{Account, PendingRead, SUSPECTS_MAX};
+use super::{Account, PendingRead, SUSPECTS_MAX, Suspect};
 use crate::codec::Writer;
 use crate::effect::{Effect, Effects, Scan};
 use crate::module::{Ctx, Flow, Point, Work};
 use crate::outbox::Key;
 use crate::row::{Owed, Row};
+use crate::session::Session;
 use crate::state::cell;
 use frame::{PeerMsg, SharedStanza};
 use smallvec::SmallVec;
@@ -38,7 +39,7 @@ impl Account {
     /// Two owners did not live to take it. They may have died of it, or of something else: that it is begun once more is
     /// durable before it is, so that the next owner knows.
     fn suspect(&mut self, id: SessionId, n: u64, attempt: u8, stanza: SharedStanza, fx: &mut Effects) {
-        let begun = |r: &PendingRead| matches!(r, PendingRead::Suspect { session, n: m, .. } if (*session, *m) == (id, n));
+        let begun = |r: &PendingRead| matches!(r, PendingRead::Suspect(s) if (s.session, s.n) == (id, n));
         let Some(attach) = self.state.session(id).map(|s| s.attach).filter(|_| !self.reads.values().any(begun)) else { return };
         let mut w = Writer::new(1);
         let oldest = self.suspects.len().saturating_sub(SUSPECTS_MAX - 1);
@@ -49,9 +50,19 @@ impl Account {
         }
         fx.put(&self.state.partition, cell::SUSPECTS, w.finish());
         self.next_read += 1;
-        self.reads.insert(self.next_read, PendingRead::Suspect { session: id, attach, n, attempt, stanza });
+        self.reads.insert(self.next_read, PendingRead::Suspect(Suspect { session: id, attach, n, attempt, stanza }));
         let partition = self.state.partition.clone();
         fx.push(Effect::Read(self.next_read, Scan { partition, from: cell::SUSPECTS.into(), to: None, limit: 1, reverse: false }));
+    }
+
+    /// That it is begun is durable.
+    pub(super) fn try_suspect(&mut self, ctx: &Ctx<'_>, suspect: Suspect, fx: &mut Effects) {
+        let Suspect { session, attach, n, attempt, stanza } = suspect;
+        let here = |s: &Session| s.attach == attach && s.conn().is_some() && s.taken + 1 == n;
+        // Else the session has ended, moved on or been detached meanwhile: its row says that this was not taken.
+        if self.state.session(session).is_some_and(here) {
+            self.carry_out(ctx, session, n, attempt, stanza, fx);
+        }
     }
 
     /// Two owners have begun it, alone, and neither lived to take it.

@@ -54,7 +54,7 @@ pub struct Host {
     /// Batches under way on a store without order: whose they are.
     commits: BTreeMap<Ticket, ShardId>,
     durable: Ticket,
-    /// The youngest owner of each shard that has spoken to one of ours: this node may hear of it later.
+    /// The youngest owner of a shard that has spoken to one of ours before this node heard of it.
     heard: BTreeMap<ShardId, Epoch>,
     /// Shards with something that waits for the store, and when each wants to be woken: kept here so that neither a
     /// commit nor a timer looks at all of them.

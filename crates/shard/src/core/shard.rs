@@ -126,11 +126,14 @@ impl Shard {
         if let ToShardBody::Peer(p) = &frame.body {
             // A frame of a stale owner of the sender's shard: the new one forwards again.
             let from_shard = cx.shared.directory.shard_of(&p.from);
-            if cx.shared.directory.epoch(from_shard).is_some_and(|e| e > p.from_epoch) {
+            let known = cx.shared.directory.epoch(from_shard);
+            if known.is_some_and(|e| e > p.from_epoch) {
                 return;
             }
-            let heard = cx.heard.entry(from_shard).or_default();
-            *heard = p.from_epoch.max(*heard);
+            if known != Some(p.from_epoch) {
+                let heard = cx.heard.entry(from_shard).or_default();
+                *heard = p.from_epoch.max(*heard);
+            }
         }
         if !self.slots.contains_key(&jid) {
             self.load(&jid, false, cx);
