@@ -21,8 +21,9 @@ use frame::{Output, Pos, SharedStanza, Soft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use types::limit::BUCKET_ROWS_MAX;
+use types::limit::{ATTACHING_MAX, BUCKET_ROWS_MAX};
 use types::planted::{self, Bug};
+use types::unlucky::{self, Bound};
 use types::{BareJid, Epoch, Origin, SessionId, Timestamp};
 
 /// Cells of one page.
@@ -32,13 +33,22 @@ enum Step {
     State {
         from: Bytes,
     },
-    Seals,
+    Seals {
+        from: Bytes,
+    },
     /// Rows from here on: those that the checkpoint lists, then all behind it.
     Rows {
         next: u64,
         inside: Option<(u64, u64)>,
+        /// The last cell that was read of them. A row may have cells of several epochs.
+        after: Option<Bytes>,
     },
     Done,
+}
+
+/// The least key behind this one.
+fn behind(key: &Bytes) -> Bytes {
+    [&key[..], &[0]].concat().into()
 }
 
 /// See the module.
@@ -57,6 +67,8 @@ pub struct Loader {
     rows: BTreeMap<u64, Vec<(Pos, Row)>>,
     /// Behind the checkpoint, reading stops at the first bucket without rows.
     seen_in_bucket: bool,
+    /// See [`Loader::again`].
+    again: bool,
 }
 
 impl Loader {
@@ -74,20 +86,28 @@ impl Loader {
             ranges: Vec::new(),
             rows: BTreeMap::new(),
             seen_in_bucket: false,
+            again: false,
         }
+    }
+
+    /// An earlier life of it ended within this process (a panic): the edges of its sessions live and are waited for, also
+    /// where they would have died together with it.
+    pub fn again(self) -> Loader {
+        Loader { again: true, ..self }
     }
 
     /// What to read next; `None`: [`Loader::finish`].
     pub fn next_read(&self) -> Option<Scan> {
-        let scan = |partition, from, to| Some(Scan { partition, from, to, limit: PAGE, reverse: false });
+        let scan = |partition, from, to| Some(Scan { partition, from, to, limit: unlucky::at_most(Bound::LoadPage, PAGE), reverse: false });
         match &self.step {
             Step::State { from } => scan(partition(&self.jid), from.clone(), None),
-            Step::Seals => scan(row::seals(&self.jid), Bytes::new(), None),
-            Step::Rows { next, inside } => {
+            Step::Seals { from } => scan(row::seals(&self.jid), from.clone(), None),
+            Step::Rows { next, inside, after } => {
                 let bucket_end = (next / BUCKET_ROWS_MAX + 1) * BUCKET_ROWS_MAX;
                 let end = inside.map_or(bucket_end, |(_, last)| bucket_end.min(last + 1));
                 let key = |row| row::cell_key(Pos { row, epoch: Epoch(0) });
-                scan(row::bucket(&self.jid, *next), key(*next), Some(key(end)))
+                let from = after.as_ref().map_or_else(|| key(*next), behind);
+                scan(row::bucket(&self.jid, *next), from, Some(key(end)))
             }
             Step::Done => None,
         }
@@ -103,30 +123,30 @@ impl Loader {
                 let last = cells.last().map(|(k, _)| k.clone());
                 self.cells.extend(cells);
                 self.step = match last.filter(|_| more) {
-                    Some(last) => Step::State { from: [&last[..], &[0]].concat().into() },
+                    Some(last) => Step::State { from: behind(&last) },
                     None => self.state_read()?,
                 };
             }
-            Step::Seals => {
+            Step::Seals { .. } => {
+                let last = cells.last().map(|(k, _)| k.clone());
                 for (key, value) in cells {
                     self.seals.add(Seal::decode(&key, value)?);
                 }
-                self.step = self.next_rows(None);
+                self.step = match last.filter(|_| more) {
+                    Some(last) => Step::Seals { from: behind(&last) },
+                    None => self.next_rows(None),
+                };
             }
-            Step::Rows { next, inside } => {
-                let mut last = next;
+            Step::Rows { next, inside, .. } => {
+                let last = cells.last().map(|(k, _)| k.clone());
                 for (key, value) in cells {
                     let pos = row::parse_key(&key)?;
-                    last = pos.row;
                     self.seen_in_bucket = true;
                     self.rows.entry(pos.row).or_default().push((pos, Row::decode(value)?));
                 }
-                // A row may have cells of several epochs: go on with the same row, its cells are taken once.
-                self.step = if more {
-                    self.rows.remove(&last);
-                    Step::Rows { next: last, inside }
-                } else {
-                    self.next_rows(Some((next, inside)))
+                self.step = match last.filter(|_| more) {
+                    after @ Some(_) => Step::Rows { next, inside, after },
+                    None => self.next_rows(Some((next, inside))),
                 };
             }
             Step::Done => {}
@@ -149,7 +169,7 @@ impl Loader {
         // Rows behind the checkpoint are read anyway, for their origins.
         let before = self.cursor.open.iter().filter(|(first, _)| first <= last).map(|(first, end)| (*first, *end.min(last)));
         self.ranges = before.rev().collect();
-        Ok(if self.sealed { Step::Seals } else { self.next_rows(None) })
+        Ok(if self.sealed { Step::Seals { from: Bytes::new() } } else { self.next_rows(None) })
     }
 
     /// Ranges of the checkpoint first, then everything behind it, bucket by bucket until one has no row.
@@ -157,21 +177,21 @@ impl Loader {
         if let Some((next, inside)) = read {
             let bucket_end = (next / BUCKET_ROWS_MAX + 1) * BUCKET_ROWS_MAX;
             match inside {
-                Some((_, last)) if last >= bucket_end => return Step::Rows { next: bucket_end, inside },
+                Some((_, last)) if last >= bucket_end => return Step::Rows { next: bucket_end, inside, after: None },
                 Some(_) => {}
                 None if std::mem::take(&mut self.seen_in_bucket) => {
-                    return Step::Rows { next: bucket_end, inside: None };
+                    return Step::Rows { next: bucket_end, inside: None, after: None };
                 }
                 None => return Step::Done,
             }
         }
         match self.ranges.pop() {
-            Some(range) => Step::Rows { next: range.0, inside: Some(range) },
+            Some(range) => Step::Rows { next: range.0, inside: Some(range), after: None },
             None => {
                 // The bucket of the last known row may be full: then the next one is looked at, too.
                 let next = self.checkpoint.last + 1;
                 self.seen_in_bucket = false;
-                Step::Rows { next, inside: None }
+                Step::Rows { next, inside: None, after: None }
             }
         }
     }
@@ -230,6 +250,7 @@ impl Loader {
             log,
             cells: modules,
         };
+        let attaching = if self.again { ctx.settings.attaching.max(ATTACHING_MAX) } else { ctx.settings.attaching };
         let mut account = Account::assemble(state, self.seals, counters, live);
         if let Some(gone) = gone {
             account.load_gone(gone)?;
@@ -237,7 +258,7 @@ impl Loader {
         if let Some(suspects) = suspects {
             account.load_suspects(suspects)?;
         }
-        account.wake(ctx, sessions, tails, owed, fx);
+        account.wake(ctx, attaching, sessions, tails, owed, fx);
         Ok(account)
     }
 
@@ -296,6 +317,7 @@ impl Account {
     fn wake(
         &mut self,
         ctx: &Ctx<'_>,
+        attaching: Duration,
         sessions: Vec<SessionRow>,
         mut tails: BTreeMap<SessionId, Vec<TailRow>>,
         owed: Vec<OwedCell>,
@@ -326,7 +348,7 @@ impl Account {
         }
         for row in sessions {
             let tail = tails.remove(&row.id).unwrap_or_default();
-            let session = self.session_of(ctx, row, tail);
+            let session = self.session_of(ctx, attaching, row, tail);
             self.add_session(session);
         }
         self.state.sessions.sort_by_key(|s| s.bound_at);
@@ -334,7 +356,7 @@ impl Account {
         if !self.state.sessions.is_empty() || !self.outbox().is_empty() {
             self.still_live(fx);
         }
-        if ctx.settings.attaching.is_zero() {
+        if attaching.is_zero() {
             let held: Vec<SessionId> =
                 self.state.sessions.iter().filter(|s| matches!(s.link, Link::Attaching { .. })).map(|s| s.id).collect();
             for id in held {
@@ -372,8 +394,8 @@ impl Account {
         }
     }
 
-    fn session_of(&mut self, ctx: &Ctx<'_>, row: SessionRow, cells: Vec<TailRow>) -> Session {
-        let until = ctx.now.mono + ctx.settings.attaching;
+    fn session_of(&mut self, ctx: &Ctx<'_>, attaching: Duration, row: SessionRow, cells: Vec<TailRow>) -> Session {
+        let until = ctx.now.mono + attaching;
         let mut s = Session::new(row.id, row.jid, row.attach, Link::Attaching { until }, row.bound_at);
         let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
         s.soft = Arc::new(Soft { sm: row.sm, ..soft });

@@ -8,6 +8,7 @@ use frame::{PeerMsg, Pos, SharedStanza};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use types::limit::FORWARD_WINDOW_MAX;
+use types::unlucky::{self, Bound};
 use types::{BareJid, Instant, Origin, Ticket, Timestamp};
 
 /// Where an unconfirmed forward is kept.
@@ -48,7 +49,7 @@ struct Lane {
 
 impl Lane {
     fn wakes(&self) -> Instant {
-        let again = self.sent_at.filter(|_| self.sent > 0).map(|at| at + AGAIN_AFTER);
+        let again = self.sent_at.filter(|_| self.sent > 0).map(|at| at + again_after());
         self.retry_at.or(again).unwrap_or(Instant::NEVER)
     }
 }
@@ -60,6 +61,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A confirmation may be lost without anybody noticing: one that is addressed to an owner who has just been replaced is
 /// dropped, and only its sender's link says that it is new.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+fn again_after() -> Duration {
+    unlucky::within(Bound::ForwardAgain, AGAIN_AFTER)
+}
 
 /// See the module.
 #[derive(Default, Debug)]
@@ -92,10 +97,10 @@ impl Outbox {
             return Vec::new();
         }
         lane.retry_at = None;
-        if lane.sent_at.is_some_and(|at| at + AGAIN_AFTER <= now) {
+        if lane.sent_at.is_some_and(|at| at + again_after() <= now) {
             lane.sent = 0;
         }
-        let end = lane.queue.len().min(FORWARD_WINDOW_MAX);
+        let end = lane.queue.len().min(unlucky::at_most(Bound::ForwardWindow, FORWARD_WINDOW_MAX));
         let frames: Vec<PeerMsg> = (lane.sent..end)
             .map(|i| PeerMsg::Forward {
                 origin: lane.queue[i].origin,

@@ -9,8 +9,13 @@ use frame::{Output, Pos, SharedStanza, Sm, Soft};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use types::limit::TAIL_STANZAS_MAX;
+use types::unlucky::{self, Bound};
 use types::{Attach, ConnId, Epoch, FullJid, Instant, Jid, SessionId, Timestamp};
 
+/// [`TAIL_STANZAS_MAX`]; at its unluckiest still enough for a client to come online and read its archive.
+pub fn tail_stanzas_max() -> usize {
+    unlucky::at_most(Bound::TailStanzas, TAIL_STANZAS_MAX).max(200)
+}
 /// Bytes of a session's tail, beside [`TAIL_STANZAS_MAX`].
 pub const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Stanzas that XEP-0352 holds back for one inactive client; then all are sent.
@@ -179,7 +184,7 @@ impl Session {
 
     /// The tail has reached a bound.
     pub fn tail_full(&self) -> bool {
-        self.tail.len() > TAIL_STANZAS_MAX || self.tail_bytes > TAIL_BYTES_MAX
+        self.tail.len() > tail_stanzas_max() || self.tail_bytes > TAIL_BYTES_MAX
     }
 
     /// Everything up to `m` is acknowledged: the rows that are settled by it. `None` if `m` was never sent.

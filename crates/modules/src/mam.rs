@@ -13,7 +13,7 @@ use crate::csi::is_chat_state_only;
 use crate::{forward, hints, rsm};
 use entity::module::{Action, Answer, At, Ctx, Flow, Hook, IqCtx, IqHandler, IqKind, Module, Phase, Point, Rows, Work, Xep};
 use entity::row::archive_id;
-use entity::session::TAIL_BYTES_MAX;
+use entity::session::{TAIL_BYTES_MAX, tail_stanzas_max};
 use entity::state::State;
 use prefs::Prefs;
 use query::Query;
@@ -21,7 +21,6 @@ use search::{Found, Search};
 use stanza::{Condition, IqType, Kind, MessageType, Stanza, StanzaError};
 use std::any::Any;
 use std::sync::Arc;
-use types::limit::TAIL_STANZAS_MAX;
 use types::{Jid, SessionId, ns};
 use xml::Element;
 
@@ -153,7 +152,7 @@ const TAIL_RESERVE: usize = 50;
 /// theirs and no query ends a session.
 fn room(state: &State, session: SessionId) -> (usize, usize) {
     let Some(s) = state.session(session).filter(|s| s.acknowledges()) else { return (usize::MAX, usize::MAX) };
-    let stanzas = TAIL_STANZAS_MAX.saturating_sub(s.tail.len());
+    let stanzas = tail_stanzas_max().saturating_sub(s.tail.len());
     let bytes = TAIL_BYTES_MAX.saturating_sub(s.tail_bytes);
     // A page has one item at least, whatever its size.
     let some = stanzas > TAIL_RESERVE && bytes > search::PAGE_BYTES_MAX;

@@ -1,5 +1,6 @@
 //! What clients said and heard: the promise is checked against it.
 
+use stanza::{Kind, MessageType, Stanza};
 use std::collections::BTreeMap;
 
 /// Names a message: its client, and a counter of that client.
@@ -15,11 +16,17 @@ pub struct Msg {
     /// Its place in an order: all sessions of a client with XEP-0198, which sends again what was lost, or one session of
     /// another one, whose last inputs may still be under way when it has a new stream (RFC 6120 §10.1 orders one stream).
     pub series: (usize, u64),
+    /// The client's session that sent it first.
+    pub session: u64,
     /// The sender is acknowledged and the message is durable.
     pub durable: bool,
+    /// It goes into archives.
+    pub kept: bool,
+    /// The account that takes it panics.
+    pub poison: Option<Poison>,
     /// The server has said so.
     pub acked: bool,
-    /// The sender got an error for it.
+    /// An error for it was on its way to the sender, whose session may have been gone.
     pub refused: bool,
     /// Sent again in a new session though the server did not say that it has not got it.
     pub uncovered: bool,
@@ -29,6 +36,15 @@ pub struct Msg {
     pub at: u64,
     /// When the server said that it has it.
     pub acked_at: u64,
+}
+
+/// Which account a message makes panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// Its sender's.
+    Sender,
+    /// Its recipient's.
+    Recipient,
 }
 
 /// An IQ request of a client to another one.
@@ -59,6 +75,8 @@ pub struct Book {
     pub low_space: Vec<(u64, u64)>,
     /// When a core died, or was taken for dead, or lost a link: an IQ under way may have died with it.
     pub lost: Vec<u64>,
+    /// When an account panicked: it may have forgotten what it answered.
+    pub panics: Vec<u64>,
     /// Deliveries, for the figures.
     pub deliveries: u64,
     /// Resumptions that worked.
@@ -68,6 +86,21 @@ pub struct Book {
 }
 
 impl Book {
+    /// Somebody who had to do with a request of this time may have forgotten it.
+    pub fn forgot(&self, at: u64) -> bool {
+        self.lost.iter().chain(&self.panics).any(|t| *t >= at)
+    }
+
+    /// Takes down what is refused.
+    pub fn note_refusal(&mut self, stanza: &Stanza) {
+        if stanza.kind == Kind::Message
+            && stanza.message_type() == MessageType::Error
+            && let Some(m) = stanza.id.as_deref().and_then(parse_name).and_then(|id| self.messages.get_mut(&id))
+        {
+            m.refused = true;
+        }
+    }
+
     /// Something went wrong; only the first counts.
     pub fn fail(&mut self, what: impl Into<String>) {
         if self.failure.is_none() {

@@ -2,7 +2,7 @@
 
 use crate::book::{Msg, MsgId, parse_name};
 use crate::client::{Phase, account_jid};
-use crate::net::SHARDS;
+use crate::plan::Mode;
 use crate::world::{Stores, World};
 use entity::row::{self, Row};
 use entity::seal::{Seal, Seals};
@@ -75,9 +75,24 @@ impl World {
             let ids = rows.unwrap_or_default().into_iter().filter_map(|(_, r)| r.stanza.id.as_deref().and_then(parse_name));
             archives.push(ids.collect::<BTreeSet<MsgId>>());
         }
-        let owed = |id: &MsgId, m: &Msg| m.durable && m.acked && !self.was_refused(m) && !archives[m.to].contains(id);
-        let missing = self.book.messages.iter().find(|(id, m)| owed(id, m));
+        // It has been accepted if its sender was told so, or as soon as its row is there.
+        let accepted = |id: &MsgId, m: &Msg| m.acked || archives[m.from].contains(id);
+        let owed = |id: &MsgId, m: &Msg| {
+            m.durable && accepted(id, m) && m.poison.is_none() && !self.was_refused(m) && !archives[m.to].contains(id)
+        };
+        let missing = self.book.messages.iter().find(|(id, m)| !self.plan.forgetful[m.to] && owed(id, m));
         if let Some(wrong) = missing.map(|(id, m)| format!("message {id:?} ({m:?}) waits for its sender to come back")) {
+            self.fail(wrong);
+        }
+    }
+
+    /// Who asked, or came back, since the faults ended at `healed` has been answered.
+    pub fn check_served(&mut self, healed: u64) {
+        let waits = |c: &&crate::client::Client| !self.plan.late(c.id) && (c.phase != Phase::Online || c.served < healed);
+        let wrong = self.clients.iter().find(waits).map(|c| {
+            format!("client {} is {:?} and was served at {} last: {} s after the faults", c.id, c.phase, c.served, crate::PROMPT_MS / 1_000)
+        });
+        if let Some(wrong) = wrong {
             self.fail(wrong);
         }
     }
@@ -133,6 +148,21 @@ impl World {
             if (sent > 1 || got > 1) && !m.uncovered {
                 return Err(format!("{}: {sent} rows at the sender, {got} at the recipient", what()));
             }
+            if let Some(poison) = m.poison {
+                // What nobody can take is refused, and its sender hears of it unless somebody died on the way.
+                let sender = &self.clients[id.0];
+                let lost = self.book.lost.iter().any(|at| *at >= m.at);
+                if m.durable && m.acked && !refused && !lost && sender.session == m.session {
+                    return Err(format!("{}: it was acknowledged, nobody could take it ({poison:?}), and nothing was said", what()));
+                }
+                continue;
+            }
+            let (keeps_sent, keeps_got) = (!self.plan.forgetful[m.from], !self.plan.forgetful[m.to]);
+            let (sent, got) = (if keeps_sent { sent } else { 1 }, if keeps_got { got } else { 1 });
+            // On one journal; in a cluster a row of an owner that was one no more may have been seen, and be none.
+            if self.plan.mode == Mode::Embedded && m.kept && m.received > 0 && sent == 0 && !m.uncovered {
+                return Err(format!("{}: received, but not in the sender's archive", what()));
+            }
             if m.durable && m.acked && !refused && (sent == 0 || got == 0) {
                 return Err(format!("{}: acknowledged, but {sent} rows at the sender, {got} at the recipient", what()));
             }
@@ -176,7 +206,7 @@ impl World {
         for (id, r) in &self.book.requests {
             let asker = &self.clients[id.0];
             // Neither end may have died in between: the edge that knew of it, or the core.
-            let lost = self.book.lost.iter().any(|at| *at >= r.at);
+            let lost = self.book.forgot(r.at);
             if r.answers == 0 && !r.void && !lost && asker.session == r.session && asker.sm {
                 return Err(format!("the request {id:?} ({r:?}) is never answered"));
             }
@@ -204,7 +234,7 @@ impl World {
 
     fn check_sessions(&self) -> Result<(), String> {
         let mut live = 0;
-        for shard in 0..SHARDS {
+        for shard in 0..self.plan.shards {
             let owner = self.owners[usize::from(shard)];
             let Some(host) = &self.parties[owner.party].host else { return Err("a shard has no owner at the end".into()) };
             let Some(shard) = host.shards().find(|s| s.id.0 == shard && s.epoch == owner.epoch) else {

@@ -1,7 +1,7 @@
 //! A client that speaks XML, counts by XEP-0198, and remembers what it said and heard.
 
 use crate::audit::Kept;
-use crate::book::{Book, Msg, MsgId, Request, name, parse_name};
+use crate::book::{Book, Msg, MsgId, Poison, Request, name, parse_name};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
@@ -90,6 +90,14 @@ pub struct Client {
     pub alone: bool,
     /// It asks everyone for their presence when it is online the first time.
     pub subscribes: bool,
+    /// It has its account keep no archive.
+    pub forgets: bool,
+    /// Its account keeps one.
+    pub archives: bool,
+    /// One message in so many makes an account panic; 0: none does.
+    pub poison: u32,
+    /// When the server last answered a request that it answers by itself.
+    pub served: u64,
     framer: Framer,
     previd: Option<String>,
     handled: u32,
@@ -140,6 +148,10 @@ impl Client {
             heard: 0,
             alone: false,
             subscribes: false,
+            forgets: false,
+            archives: true,
+            poison: 0,
+            served: 0,
             framer: Framer::new(Limits { stanza_bytes_max: 1 << 20 }),
             previd: None,
             handled: 0,
@@ -414,7 +426,7 @@ impl Client {
     fn begin(&mut self) {
         self.phase = Phase::Online;
         let again = std::mem::take(&mut self.again);
-        self.stanza(format!("<iq type='get' id='roster'><query xmlns='{}'/></iq>", ns::ROSTER), None);
+        self.look();
         if self.carbons {
             self.stanza(format!("<iq type='set' id='carbons'><enable xmlns='{}'/></iq>", ns::CARBONS), None);
         }
@@ -426,6 +438,10 @@ impl Client {
             for peer in self.peers.clone() {
                 self.stanza(format!("<presence type='subscribe' to='{}'/>", account_jid(peer)), None);
             }
+        }
+        if std::mem::take(&mut self.forgets) {
+            let prefs = format!("<prefs xmlns='{}' default='never'><always/><never/></prefs>", ns::MAM);
+            self.stanza(format!("<iq type='set' id='prefs'>{prefs}</iq>"), None);
         }
         self.request_ack();
     }
@@ -453,11 +469,21 @@ impl Client {
         let id = (self.id, self.next);
         let address = self.address(to, rng);
         let type_ = if durable { "chat" } else { "headline" };
+        let poison = if self.poison == 0 || !durable || !rng.random_ratio(1, self.poison) {
+            None
+        } else if rng.random_bool(0.5) {
+            Some(Poison::Sender)
+        } else {
+            Some(Poison::Recipient)
+        };
         let msg = Msg {
             from: self.account,
             to,
             series: (self.id, if self.sm { 0 } else { self.session }),
+            session: self.session,
             durable: durable && self.sm,
+            kept: durable,
+            poison,
             acked: false,
             refused: false,
             uncovered: false,
@@ -467,10 +493,18 @@ impl Client {
         };
         book.messages.insert(id, msg);
         let text = name(id);
-        self.stanza(format!("<message type='{type_}' to='{address}' id='{text}'><body>{text}</body></message>"), Some(id));
+        let poison = poison.map(|p| format!("<poison xmlns='{}' for='{p:?}'/>", crate::poison::NS)).unwrap_or_default();
+        self.stanza(format!("<message type='{type_}' to='{address}' id='{text}'><body>{text}</body>{poison}</message>"), Some(id));
         if rng.random_bool(0.5) {
             self.request_ack();
         }
+    }
+
+    /// A message that nobody can take: it comes back, and nothing is written at its addressee.
+    pub fn chat_in_vain(&mut self) {
+        self.next += 1;
+        let id = format!("vain:{}:{}", self.id, self.next);
+        self.stanza(format!("<message type='chat' to='nobody@localhost' id='{id}'><body>{id}</body></message>"), None);
     }
 
     /// The bare JID, or a resource that is known to be there.
@@ -518,7 +552,7 @@ impl Client {
         let Some(m) = book.messages.get_mut(&id) else {
             return book.fail(format!("client {} got a message that nobody sent: {id:?}", self.id));
         };
-        let (uncovered, to, from, series) = (m.uncovered, m.to, m.from, m.series);
+        let (uncovered, to, from, series, durable, at) = (m.uncovered, m.to, m.from, m.series, m.durable, m.at);
         if !is_carbon {
             m.received += 1;
             book.deliveries += 1;
@@ -527,7 +561,9 @@ impl Client {
             return book.fail(format!("client {} got {id:?}, which went to account {to}", self.id));
         }
         if !self.seen.insert((is_carbon, id)) {
-            if !uncovered {
+            // Neither its sender nor its recipient wrote a row: who died has forgotten it.
+            let unwritten = !durable && !self.archives && book.forgot(at);
+            if !uncovered && !unwritten {
                 book.fail(format!("client {} got {id:?} twice in one session", self.id));
             }
             return;
@@ -569,7 +605,12 @@ impl Client {
         }
     }
 
-    fn iq(&mut self, _now: u64, e: &Element, book: &mut Book) {
+    /// A question that the server answers by itself.
+    pub fn look(&mut self) {
+        self.stanza(format!("<iq type='get' id='roster'><query xmlns='{}'/></iq>", ns::ROSTER), None);
+    }
+
+    fn iq(&mut self, now: u64, e: &Element, book: &mut Book) {
         let (id, type_) = (e.attr("id").unwrap_or_default().to_owned(), e.attr("type").unwrap_or_default());
         match type_ {
             "get" | "set" => {
@@ -583,12 +624,17 @@ impl Client {
                 self.stanza(format!("<iq type='result' id='{id}'{to}/>"), None);
             }
             _ => {
-                let Some(id) = parse_name(&id) else { return self.kept_answer(&id, e) };
+                let Some(id) = parse_name(&id) else {
+                    if id == "roster" && type_ == "result" {
+                        self.served = now;
+                    }
+                    return self.kept_answer(&id, e);
+                };
                 self.open_requests.remove(&id);
+                // Who died may have forgotten that it answered with an error.
+                let lost = book.requests.get(&id).is_some_and(|r| book.forgot(r.at));
                 if let Some(r) = book.requests.get_mut(&id) {
                     r.answers += 1;
-                    // A core that died may have forgotten that it answered with an error.
-                    let lost = book.lost.iter().any(|at| *at >= r.at);
                     if r.answers > 1 && !r.void && !lost {
                         book.fail(format!("the request {id:?} was answered twice"));
                     }

@@ -1,6 +1,6 @@
 //! What breaks, and how it comes back.
 
-use crate::net::{Owner, Payload, SHARDS, Waiting};
+use crate::net::{Owner, Payload, Waiting};
 use crate::plan::Mode;
 use crate::world::{Event, Stores, World};
 use rand::Rng;
@@ -17,7 +17,7 @@ impl World {
                 }
                 self.epoch = 1;
                 let cores = self.cores();
-                for shard in (0..SHARDS).map(ShardId) {
+                for shard in (0..self.plan.shards).map(ShardId) {
                     let party = cores[usize::from(shard.0) % cores.len()];
                     let owner = Owner { party, epoch: Epoch(1) };
                     self.owners.push(owner);
@@ -42,13 +42,13 @@ impl World {
             self.start_party(p);
         }
         let epoch = Epoch(self.epoch);
-        self.owners = (0..SHARDS).map(|s| Owner { party: usize::from(s) % self.parties.len(), epoch }).collect();
-        for (shard, owner) in (0..SHARDS).map(ShardId).zip(self.owners.clone()) {
+        self.owners = (0..self.plan.shards).map(|s| Owner { party: usize::from(s) % self.parties.len(), epoch }).collect();
+        for (shard, owner) in (0..self.plan.shards).map(ShardId).zip(self.owners.clone()) {
             for p in &self.parties {
                 p.view.set(shard, Some(owner));
             }
         }
-        for (shard, owner) in (0..SHARDS).map(ShardId).zip(self.owners.clone()) {
+        for (shard, owner) in (0..self.plan.shards).map(ShardId).zip(self.owners.clone()) {
             self.take(owner.party, shard, epoch);
         }
     }
@@ -68,6 +68,7 @@ impl World {
             return;
         }
         self.say(|| "the node dies".into());
+        self.tickets.clear();
         self.book.lost.push(self.now);
         if let Stores::Sim(store) = &self.store {
             store.crash();
@@ -85,7 +86,7 @@ impl World {
     /// Connections are gone with their process: clients hear of it, or find out.
     fn lose_conns(&mut self, of: &dyn Fn(usize) -> bool) {
         let gone: Vec<u64> = self.conns.iter().filter(|(_, c)| of(c.party)).map(|(slot, _)| *slot).collect();
-        let quiet = self.rng.random_bool(0.2);
+        let quiet = self.rng.random_bool(0.2) && self.faulty;
         for slot in gone {
             self.conns.remove(&slot);
             if !quiet {
@@ -99,8 +100,12 @@ impl World {
         match event {
             Event::Fault if self.faulty => {
                 let every = self.plan.fault_every;
+                std::mem::swap(&mut self.rng, &mut self.chaos);
                 self.at(every / 4, every * 2, Event::Fault);
-                self.break_something();
+                if self.next_fault() {
+                    self.break_something();
+                }
+                std::mem::swap(&mut self.rng, &mut self.chaos);
             }
             Event::Start { party, life } if !self.parties[party].up && self.parties[party].life == life => self.start_again(party),
             Event::Wake { party, life } if self.parties[party].life == life => self.wake(party),
@@ -123,6 +128,12 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Counts a fault. `false`: it is left out.
+    pub(crate) fn next_fault(&mut self) -> bool {
+        self.faults += 1;
+        self.less.has_fault(self.faults)
     }
 
     fn break_something(&mut self) {
@@ -153,8 +164,16 @@ impl World {
                 self.book.low_space.push((self.now, until));
                 self.at_exactly(until, Event::Room);
             }
-            (Mode::Cluster, 2) => self.crash_edge(),
-            (Mode::Cluster, 3) => self.crash_core(),
+            (Mode::Cluster, 2) => {
+                if let Some(p) = self.some(|p| p.is_edge) {
+                    self.crash_edge(p);
+                }
+            }
+            (Mode::Cluster, 3) => {
+                if let Some(p) = self.some(|p| p.is_core) {
+                    self.crash_core(p);
+                }
+            }
             (Mode::Cluster, 4) => self.break_link(),
             (Mode::Cluster, 5) => self.stop_party(false),
             (Mode::Cluster, 6) => self.stop_party(true),
@@ -168,8 +187,53 @@ impl World {
         if all.is_empty() { None } else { Some(all[self.rng.random_range(0..all.len())]) }
     }
 
-    fn crash_edge(&mut self) {
-        let Some(p) = self.some(|p| p.is_edge) else { return };
+    /// A process dies between two of its words.
+    pub(crate) fn cut_short(&mut self, p: usize) {
+        match self.plan.mode {
+            Mode::Embedded => self.crash_node(),
+            Mode::Cluster => self.crash_core(p),
+        }
+    }
+
+    /// Everything stops.
+    fn black_out(&mut self) {
+        for p in 0..self.parties.len() {
+            if !self.parties[p].up || self.parties[p].stopped {
+                continue;
+            }
+            match self.plan.mode {
+                Mode::Embedded => self.crash_node(),
+                Mode::Cluster if self.parties[p].is_core => self.crash_core(p),
+                Mode::Cluster => self.crash_edge(p),
+            }
+        }
+    }
+
+    /// What is down comes back at once, and who holds a dead socket hears of it.
+    fn come_back(&mut self) {
+        let soon = 300;
+        self.plan.delay_ms.1 = self.plan.delay_ms.1.min(5);
+        for p in 0..self.parties.len() {
+            let (life, up, stopped) = (self.parties[p].life, self.parties[p].up, self.parties[p].stopped);
+            let starts = self.plan.mode == Mode::Cluster || p == 0;
+            if !up && starts {
+                self.at(0, soon, Event::Start { party: p, life });
+            } else if stopped {
+                self.at(0, soon, Event::Wake { party: p, life });
+            }
+        }
+        let broken: Vec<(usize, usize)> = self.links.iter().filter(|(_, l)| !l.up).map(|(pair, _)| *pair).collect();
+        for (a, b) in broken {
+            self.at(0, soon, Event::Renew { a, b });
+        }
+        for slot in self.sockets.iter().flatten().copied().collect::<Vec<u64>>() {
+            if !self.conns.contains_key(&slot) {
+                self.at(0, soon, Event::ToClient { slot, bytes: None });
+            }
+        }
+    }
+
+    fn crash_edge(&mut self, p: usize) {
         self.book.lost.push(self.now);
         self.say(|| format!("edge p{p} dies"));
         let slot = self.conns.keys().next_back().copied().unwrap_or(0);
@@ -186,8 +250,10 @@ impl World {
         }
     }
 
-    fn crash_core(&mut self) {
-        let Some(p) = self.some(|p| p.is_core) else { return };
+    fn crash_core(&mut self, p: usize) {
+        if !self.parties[p].up {
+            return;
+        }
         self.book.lost.push(self.now);
         self.say(|| format!("core p{p} dies"));
         if let (Stores::Hostile(store), Some(plane)) = (&self.store, self.parties[p].plane) {
@@ -238,7 +304,7 @@ impl World {
 
     /// Every shard of a party goes to another core, under a higher epoch.
     fn reassign(&mut self, party: usize) {
-        for shard in 0..SHARDS {
+        for shard in 0..self.plan.shards {
             if self.owners[usize::from(shard)].party == party {
                 self.give(ShardId(shard));
             }
@@ -311,9 +377,10 @@ impl World {
     }
 
     fn tell_conns(&mut self, p: usize, shard: ShardId, epoch: Epoch) {
-        let concerned = |jid: &types::BareJid| rpc::shard_of(jid.as_str(), SHARDS) == shard;
+        let shards = self.plan.shards;
+        let concerned = |jid: &types::BareJid| rpc::shard_of(jid.as_str(), shards) == shard;
         let slots: Vec<u64> =
-            self.conns.iter().filter(|(_, c)| c.party == p && c.core.account().is_none_or(concerned)).map(|(slot, _)| *slot).collect();
+            self.conns.iter().filter(|(_, c)| c.party == p && c.core.concerns().is_some_and(concerned)).map(|(slot, _)| *slot).collect();
         for slot in slots {
             self.with_conn(slot, |c, now| c.handle_placement(now, shard, epoch));
         }
@@ -352,7 +419,7 @@ impl World {
                 host.handle_link_renewed(now, &|conn| conn.node == node);
             }
             self.route(me);
-            for shard in (0..SHARDS).map(ShardId) {
+            for shard in (0..self.plan.shards).map(ShardId) {
                 let known = self.parties[me].view.owner(shard);
                 if known.is_some_and(|o| o.party == peer) {
                     self.heard(me, shard, known);
@@ -413,7 +480,7 @@ impl World {
         self.say(|| format!("p{p} goes on"));
         self.parties[p].stopped = false;
         // A lease that ended meanwhile is noticed first: it owns what it still owns.
-        for shard in (0..SHARDS).map(ShardId) {
+        for shard in (0..self.plan.shards).map(ShardId) {
             let owner = self.owners[usize::from(shard.0)];
             // Or a link of it is a new one.
             let missed = self.parties[p].missed.remove(&shard);
@@ -439,7 +506,7 @@ impl World {
     }
 
     fn move_shard(&mut self) {
-        let shard = ShardId(self.rng.random_range(0..SHARDS));
+        let shard = ShardId(self.rng.random_range(0..self.plan.shards));
         let owner = self.owners[usize::from(shard.0)];
         if self.parties[owner.party].up && !self.parties[owner.party].stopped {
             self.say(|| format!("s{} moves", shard.0));
@@ -452,8 +519,14 @@ impl World {
         self.say(|| "no more faults".into());
         self.faulty = false;
         self.quiet = true;
+        if self.plan.blackout {
+            self.black_out();
+        }
+        if self.plan.prompt {
+            self.come_back();
+        }
         match &self.store {
-            Stores::Sim(store) => store.set_low_space(false),
+            Stores::Sim(store) => store.calm(),
             Stores::Hostile(store) => store.calm(),
         }
     }

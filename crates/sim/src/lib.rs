@@ -9,12 +9,17 @@ mod book;
 mod check;
 mod client;
 mod faults;
+mod less;
 mod net;
 mod plan;
+mod poison;
+mod shrink;
 mod trace;
 mod world;
 
+pub use less::{Less, Without};
 pub use plan::Mode;
+pub use shrink::shrink;
 
 use frame::EdgeMsg;
 use rand::Rng;
@@ -25,6 +30,8 @@ use world::{Event, Stores, World};
 
 /// Milliseconds without faults in which accounts are made and clients make friends.
 const SETUP_MS: u64 = 8_000;
+/// Milliseconds after which everybody who asks is served again, once everything that was down may come back.
+const PROMPT_MS: u64 = 10_000;
 /// Milliseconds behind the faults in which those clients that went are not back: what was accepted arrives without them.
 const ALONE_MS: u64 = 40_000;
 /// Milliseconds of rest after the faults: longer than any timeout.
@@ -49,6 +56,10 @@ pub struct Outcome {
     pub resumed: u64,
     /// Resumptions refused.
     pub failed: u64,
+    /// Faults.
+    pub faults: u32,
+    /// Things that clients did.
+    pub acts: u32,
     /// Hash of everything that happened.
     pub hash: u64,
     /// The last lines of the trace, if kept.
@@ -68,8 +79,14 @@ pub enum Keep {
 
 /// Run one seed.
 pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
-    let mut world = World::new(seed, mode, Trace::new(keep != Keep::Hash, keep == Keep::All));
+    run_less(seed, mode, &Less::default(), keep)
+}
+
+/// Run one seed without some of its trouble.
+pub fn run_less(seed: u64, mode: Mode, less: &Less, keep: Keep) -> Outcome {
+    let mut world = World::new(seed, mode, less.clone(), Trace::new(keep != Keep::Hash, keep == Keep::All));
     world.say_plan();
+    types::unlucky::set(world.plan.unlucky.0, world.plan.unlucky.1);
     set_up(&mut world);
     if world.book.failure.is_none() {
         let end = world.now + world.plan.fault_ms;
@@ -89,8 +106,14 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
     }
     if world.book.failure.is_none() {
         world.heal();
-        let end = world.now + ALONE_MS;
-        world.run_until(end);
+        let healed = world.now;
+        if world.plan.prompt {
+            world.run_until(healed + PROMPT_MS / 2);
+            world.look();
+            world.run_until(healed + PROMPT_MS);
+            world.check_served(healed);
+        }
+        world.run_until(healed + ALONE_MS);
     }
     if world.book.failure.is_none() {
         world.check_delivered();
@@ -106,6 +129,7 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
     if world.book.failure.is_none() {
         world.check_all();
     }
+    types::unlucky::set(0, 0);
     let lines = world.trace.lines().map(str::to_owned).collect();
     Outcome {
         failure: world.book.failure.clone(),
@@ -114,6 +138,8 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
         deliveries: world.book.deliveries,
         resumed: world.book.resumed,
         failed: world.book.failed,
+        faults: world.faults,
+        acts: world.acts,
         hash: world.trace.hash(),
         lines,
     }
@@ -146,6 +172,16 @@ impl World {
         for client in 0..self.clients.len() {
             self.clients[client].audit();
             self.grant(client);
+        }
+    }
+
+    /// Every client asks for something.
+    fn look(&mut self) {
+        for client in 0..self.clients.len() {
+            if self.clients[client].phase == client::Phase::Online {
+                self.clients[client].look();
+                self.grant(client);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "how long a real run took is told to who started it; the simulation itself has no clock")]
 
 use anyhow::bail;
-use chappe_sim::{Keep, Mode, run};
+use chappe_sim::{Keep, Less, Mode, run_less, shrink};
 use clap::{Parser, ValueEnum};
 use std::time::{Duration, Instant};
 
@@ -41,9 +41,16 @@ struct Args {
     /// Run each seed twice and compare.
     #[arg(long)]
     twice: bool,
-    /// Plant each bug, or the one named, and say at which seed it is seen. Needs `--features planted`.
+    /// Plant each bug, or the one named, and say at which seed it is seen; with `--seed`: plant it in that run. Needs
+    /// `--features planted`.
     #[arg(long, num_args = 0..=1, default_missing_value = "all")]
     planted: Option<String>,
+    /// Leave something out: `faults=3,9 acts=40 lucky calm`. A wrong word tells which there are.
+    #[arg(long, default_value = "")]
+    less: Less,
+    /// Make the failing run of this seed small, and show what is left of it.
+    #[arg(long, requires = "seed")]
+    shrink: bool,
     /// Go on after a failure, and count.
     #[arg(long)]
     keep_going: bool,
@@ -68,7 +75,13 @@ fn all() -> anyhow::Result<()> {
         Modes::Both => &[Mode::Embedded, Mode::Cluster],
     };
     if let Some(which) = &args.planted {
-        return planted(which, &args, modes);
+        if args.seed.is_none() {
+            return planted(which, &args, modes);
+        }
+        plant(which)?;
+    }
+    if let (true, Some(seed)) = (args.shrink, args.seed) {
+        return modes.iter().try_for_each(|mode| show_smallest(seed, *mode));
     }
     let (first, last) = args.seed.map_or((args.start, args.start + args.seeds), |s| (s, s + 1));
     let began = Instant::now();
@@ -77,14 +90,14 @@ fn all() -> anyhow::Result<()> {
     let mut told = Instant::now();
     for seed in first..last {
         for &mode in modes {
-            let outcome = run(seed, mode, if args.trace { Keep::All } else { Keep::Hash });
+            let outcome = run_less(seed, mode, &args.less, if args.trace { Keep::All } else { Keep::Hash });
             runs += 1;
             simulated += outcome.simulated_ms;
             messages += outcome.messages;
             deliveries += outcome.deliveries;
             resumed += outcome.resumed;
             refused += outcome.failed;
-            if args.twice && run(seed, mode, Keep::Hash).hash != outcome.hash {
+            if args.twice && run_less(seed, mode, &args.less, Keep::Hash).hash != outcome.hash {
                 bail!("seed {seed} in mode {mode:?} does not replay");
             }
             if let Some(failure) = outcome.failure {
@@ -92,10 +105,7 @@ fn all() -> anyhow::Result<()> {
                 println!("seed {seed} mode {mode:?}: {failure}");
                 if !args.keep_going {
                     if !args.trace {
-                        let again = run(seed, mode, Keep::Last);
-                        for line in again.lines.iter().rev().take(LINES_PRINTED).rev() {
-                            println!("{line}");
-                        }
+                        print_end(&run_less(seed, mode, &args.less, Keep::Last).lines);
                     }
                     bail!("seed {seed} in mode {mode:?} after {runs} runs; replay with --seed {seed} --trace: {failure}");
                 }
@@ -118,21 +128,53 @@ fn all() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn print_end(lines: &[String]) {
+    lines.iter().skip(lines.len().saturating_sub(LINES_PRINTED)).for_each(|line| println!("{line}"));
+}
+
+fn show_smallest(seed: u64, mode: Mode) -> anyhow::Result<()> {
+    let tell = |less: &Less, outcome: &chappe_sim::Outcome| {
+        println!("… {} faults, {} acts, {} messages: {less}", outcome.faults, outcome.acts, outcome.messages);
+    };
+    let Some((less, outcome)) = shrink(seed, mode, tell) else {
+        println!("seed {seed} in mode {mode:?} does not fail");
+        return Ok(());
+    };
+    print_end(&run_less(seed, mode, &less, Keep::Last).lines);
+    let how = outcome.failure.unwrap_or_default();
+    bail!("replay with --seed {seed} --mode {} --less '{less}' --trace: {how}", if mode == Mode::Embedded { "e" } else { "c" });
+}
+
+/// One seed with one bug, to look at.
+#[cfg(feature = "planted")]
+fn plant(which: &str) -> anyhow::Result<()> {
+    use types::planted::Bug;
+    let Some((_, bug)) = Bug::ALL.iter().find(|(name, _)| *name == which) else {
+        bail!("with --seed name one of {}", Bug::ALL.map(|(name, _)| name).join(", "));
+    };
+    types::planted::plant(Some(*bug));
+    Ok(())
+}
+
+#[cfg(not(feature = "planted"))]
+fn plant(_: &str) -> anyhow::Result<()> {
+    bail!("this build cannot plant bugs: build with --features planted")
+}
+
 /// Each planted bug must be seen; the build must be able to plant any.
 #[cfg(feature = "planted")]
 fn planted(which: &str, args: &Args, modes: &[Mode]) -> anyhow::Result<()> {
     use types::planted::{Bug, plant};
     let mut missed = Vec::new();
-    let seen = Bug::SEEN.iter().filter(|(name, _)| which == "all" || which == *name);
-    for (name, bug) in seen.chain(Bug::UNSEEN.iter().filter(|(name, _)| which == *name)) {
+    for (name, bug) in Bug::ALL.iter().filter(|(name, _)| which == "all" || which == *name) {
         plant(Some(*bug));
         let began = Instant::now();
         let all = (args.start..args.start + args.seeds).flat_map(|seed| modes.iter().map(move |mode| (seed, *mode)));
         // A seed that fails without the bug shows nothing.
-        let found = all.map(|(seed, mode)| (seed, mode, run(seed, mode, Keep::Hash))).find(|(seed, mode, outcome)| {
+        let found = all.map(|(seed, mode)| (seed, mode, run_less(seed, mode, &args.less, Keep::Hash))).find(|(seed, mode, outcome)| {
             outcome.failure.is_some() && {
                 plant(None);
-                let sound = run(*seed, *mode, Keep::Hash).failure.is_none();
+                let sound = run_less(*seed, *mode, &args.less, Keep::Hash).failure.is_none();
                 plant(Some(*bug));
                 sound
             }

@@ -8,9 +8,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::{Completion, PlaneId};
 use types::{BareJid, Epoch, ShardId};
 
-/// Shards of a simulated cluster.
-pub const SHARDS: u16 = 8;
-
 /// Who runs a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -24,13 +21,14 @@ pub struct Owner {
 pub struct View {
     me: usize,
     journal: bool,
+    shards: u16,
     owners: Mutex<Vec<Option<Owner>>>,
 }
 
 impl View {
     /// Nobody owns anything. `journal`: all parties are planes of one node, under one journal.
-    pub fn new(me: usize, journal: bool) -> View {
-        View { me, journal, owners: Mutex::new(vec![None; usize::from(SHARDS)]) }
+    pub fn new(me: usize, journal: bool, shards: u16) -> View {
+        View { me, journal, shards, owners: Mutex::new(vec![None; usize::from(shards)]) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Owner>>> {
@@ -50,7 +48,7 @@ impl View {
 
 impl Directory for View {
     fn shard_of(&self, jid: &BareJid) -> ShardId {
-        rpc::shard_of(jid.as_str(), SHARDS)
+        rpc::shard_of(jid.as_str(), self.shards)
     }
 
     fn epoch(&self, shard: ShardId) -> Option<Epoch> {

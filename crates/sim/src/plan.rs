@@ -28,8 +28,22 @@ pub struct Plan {
     pub parties: usize,
     /// Of the parties, the first so many are edges (in a cluster).
     pub edges: usize,
+    /// Shards.
+    pub shards: u16,
     /// Accounts.
     pub accounts: usize,
+    /// Accounts that keep no archive.
+    pub forgetful: Vec<bool>,
+    /// One message in so many makes the account that takes it panic, its sender's or its recipient's; 0: none does.
+    pub poison: u32,
+    /// Everything stops at once when the faults end.
+    pub blackout: bool,
+    /// What was down is there again when the faults end, and the service with it, within [`crate::PROMPT_MS`].
+    pub prompt: bool,
+    /// Bounds that are smaller than usual: see [`types::unlucky`].
+    pub unlucky: (u64, u32),
+    /// A process that runs shards dies between two of the things that it says, once in so many times; 0: never.
+    pub cut_short: u32,
     /// Milliseconds of faults.
     pub fault_ms: u64,
     /// Milliseconds between faults, about.
@@ -70,13 +84,17 @@ impl Plan {
     pub fn draw(mode: Mode, rng: &mut SmallRng) -> Plan {
         let accounts = rng.random_range(2..=4);
         // Sometimes all of them: then nobody wakes an account by asking after it.
-        let late = if rng.random_bool(0.2) { 1.0 } else { 0.3 };
+        let all_late = rng.random_bool(0.25);
+        let late = if all_late { 1.0 } else { 0.3 };
+        // Clients without XEP-0198, and accounts without an archive: less is written, and less waits for it.
+        let plain = rng.random_bool(0.1);
+        let forgetful = (0..accounts).map(|_| rng.random_bool(if plain { 0.4 } else { 0.1 })).collect();
         let mut clients = Vec::new();
         for account in 0..accounts {
             for _ in 0..if rng.random_bool(0.3) { 2 } else { 1 } {
                 clients.push(ClientPlan {
                     account,
-                    sm: rng.random_bool(0.85),
+                    sm: !plain && rng.random_bool(0.9),
                     carbons: rng.random_bool(0.4),
                     priority: if rng.random_bool(0.9) { rng.random_range(0..3) } else { -1 },
                     named: rng.random_bool(0.8),
@@ -95,23 +113,40 @@ impl Plan {
             *w = if rng.random_bool(0.7) { rng.random_range(1..=6) } else { 0 };
         }
         weights[0] = weights[0].max(1);
-        let (edges, cores) = (2, rng.random_range(2..=3));
+        if plain {
+            // What is said too early is seen when its speaker dies right behind it.
+            weights[2] = 12;
+        }
+        let (edges, cores) = (rng.random_range(1..=3), rng.random_range(1..=4));
+        let unlucky = if rng.random_bool(0.5) { 0 } else { rng.random::<u32>() & rng.random::<u32>() };
         Plan {
             mode,
             parties: if mode == Mode::Embedded { 2 } else { edges + cores },
             edges,
+            shards: [1, 2, 8, 8, 16][rng.random_range(0..5)],
             accounts,
+            forgetful,
+            poison: if rng.random_bool(0.2) { rng.random_range(10..60) } else { 0 },
+            blackout: rng.random_bool(if all_late { 0.7 } else { 0.2 }),
+            prompt: rng.random_bool(0.5),
+            unlucky: (rng.random(), unlucky),
+            cut_short: if rng.random_bool(0.3) { rng.random_range(100..3_000) } else { 0 },
             fault_ms: rng.random_range(10_000..40_000),
-            fault_every: rng.random_range(200..6_000),
+            fault_every: if plain { rng.random_range(1_500..6_000) } else { rng.random_range(200..6_000) },
             pace_ms: rng.random_range(100..1_200),
             delay_ms: (0, if rng.random_bool(0.5) { 3 } else { rng.random_range(3..150) }),
             resume_secs: if rng.random_bool(0.7) { 40 } else { rng.random_range(1..8) },
             bare_to_all: rng.random_bool(0.3),
             weights,
-            disk: if rng.random_bool(0.5) {
-                SimFaults::default()
-            } else {
-                SimFaults { sync_ms: (0, rng.random_range(1..150)), slow_sync: 0.03, slow_sync_ms: (20, 1_500), ..SimFaults::default() }
+            disk: {
+                // A tiny group splits what is written together.
+                let group_bytes_max = if rng.random_bool(0.6) { 4 << 20 } else { rng.random_range(1..2_000) };
+                let usual = SimFaults { group_bytes_max, ..SimFaults::default() };
+                if rng.random_bool(0.5) && !plain {
+                    usual
+                } else {
+                    SimFaults { sync_ms: (0, rng.random_range(1..150)), slow_sync: 0.03, slow_sync_ms: (20, 1_500), ..usual }
+                }
             },
             hostility: match rng.random_range(0..4) {
                 0 => Hostility::none(),
@@ -119,6 +154,13 @@ impl Plan {
                 _ => Hostility::draw(rng),
             },
             clients,
+        }
+    }
+
+    /// Clients stay, and acknowledge at once.
+    pub fn steady(&mut self) {
+        for c in &mut self.clients {
+            (c.slow, c.away) = (0, (0, 0, 0));
         }
     }
 
@@ -136,8 +178,11 @@ impl Plan {
                 c.priority = p.priority;
                 c.resource = p.named.then(|| format!("r{id}"));
                 c.slow = p.slow;
+                c.poison = self.poison;
                 c.alone = p.named && self.clients.iter().filter(|o| o.account == p.account).count() == 1;
                 c.subscribes = std::mem::take(&mut first[p.account]);
+                c.archives = !self.forgetful[p.account];
+                c.forgets = c.subscribes && self.forgetful[p.account];
                 c
             })
             .collect()

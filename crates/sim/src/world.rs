@@ -2,13 +2,14 @@
 
 use crate::book::Book;
 use crate::client::{Client, Phase, Wish};
-use crate::net::{Link, Owner, Party, Payload, SHARDS, View, Waiting};
+use crate::less::Less;
+use crate::net::{Link, Owner, Party, Payload, View, Waiting};
 use crate::plan::{Mode, Plan};
 use crate::trace::Trace;
 use bytes::Bytes;
 use edge::core::{Connection, Output, Settings as EdgeSettings, TlsInfo};
 use entity::{Pipeline, Settings};
-use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
+use frame::{EdgeMsg, FromEdge, Peer, PeerMsg, ShardMsg, ToEdge, ToShard, ToShardBody};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use shard::core::{Host, Out, Shared};
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use store::memory::Hostile;
 use store::{Completion, PlaneId, Store};
 use store_embedded::sim::SimStore;
-use types::{BareJid, ConnId, Epoch, Instant, Now, ShardId, Timestamp};
+use types::{BareJid, ConnId, Epoch, Instant, Now, ShardId, Ticket, Timestamp};
 
 /// Wall clock at instant 0.
 const WALL: u64 = 1_795_000_000_000;
@@ -117,10 +118,20 @@ type Completions = Arc<Mutex<VecDeque<(PlaneId, Completion)>>>;
 pub struct World {
     /// What this run is.
     pub plan: Plan,
+    /// What is left out of it.
+    pub less: Less,
+    /// Faults so far, also those that are left out.
+    pub faults: u32,
+    /// Things that clients did so far, likewise.
+    pub acts: u32,
     /// Milliseconds since the start.
     pub now: u64,
-    /// The only source of chance.
+    /// Chance, for all but what has its own.
     pub rng: SmallRng,
+    /// Chance of what breaks: a run with less of it is otherwise the same for longer.
+    pub chaos: SmallRng,
+    /// Chance of what clients do, likewise.
+    habits: SmallRng,
     /// What happened.
     pub trace: Trace,
     /// What clients said and heard.
@@ -144,6 +155,8 @@ pub struct World {
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     pub(crate) sockets: Vec<Option<u64>>,
     pub(crate) epoch: u32,
+    /// Of forwards under one journal, by the stanza's id: what an answer to it rests on.
+    pub(crate) tickets: BTreeMap<String, Ticket>,
     completions: Completions,
     queue: BTreeMap<(u64, u64), Event>,
     sequence: u64,
@@ -156,9 +169,10 @@ pub struct World {
 
 impl World {
     /// A cluster that has not started.
-    pub fn new(seed: u64, mode: Mode, trace: Trace) -> World {
+    pub fn new(seed: u64, mode: Mode, less: Less, trace: Trace) -> World {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed_0000 ^ u64::from(mode == Mode::Cluster) << 40);
-        let plan = Plan::draw(mode, &mut rng);
+        let mut plan = Plan::draw(mode, &mut rng);
+        less.apply(&mut plan);
         let store_rng = SmallRng::seed_from_u64(rng.random());
         let store = match mode {
             Mode::Embedded => Stores::Sim(Arc::new(SimStore::new(store_rng, plan.disk.clone()))),
@@ -167,7 +181,12 @@ impl World {
         let clients = plan.clients();
         let sockets = vec![None; clients.len()];
         let mut world = World {
+            less,
+            faults: 0,
+            acts: 0,
             now: 0,
+            chaos: SmallRng::seed_from_u64(rng.random()),
+            habits: SmallRng::seed_from_u64(rng.random()),
             rng,
             trace,
             book: Book::default(),
@@ -182,6 +201,7 @@ impl World {
             links: BTreeMap::new(),
             sockets,
             epoch: 0,
+            tickets: BTreeMap::new(),
             completions: Arc::default(),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -189,11 +209,11 @@ impl World {
             steps: 0,
             edge_settings: Arc::new(plan.edge_settings()),
             settings: Arc::new(plan.settings()),
-            pipeline: Arc::new(modules::pipeline()),
+            pipeline: Arc::new(Pipeline::new(&[modules::all(), &[&crate::poison::MODULE]].concat())),
             plan,
         };
         for p in 0..world.plan.parties {
-            let view = Arc::new(View::new(p, mode == Mode::Embedded));
+            let view = Arc::new(View::new(p, mode == Mode::Embedded, world.plan.shards));
             let (is_edge, is_core) = world.plan.roles(p);
             let waiting = VecDeque::new();
             world.parties.push(Party {
@@ -285,6 +305,9 @@ impl World {
                 return self.fail("something runs in circles");
             }
             self.step();
+            if crate::poison::has_panicked() {
+                self.book.panics.push(self.now);
+            }
         }
     }
 
@@ -359,8 +382,16 @@ impl World {
     pub fn route(&mut self, p: usize) {
         let Some(host) = &mut self.parties[p].host else { return };
         for out in host.take_out() {
+            if self.faulty && self.plan.cut_short > 0 && self.chaos.random_ratio(1, self.plan.cut_short) && self.next_fault() {
+                // What it has not said yet it will never say.
+                return self.cut_short(p);
+            }
+            self.check_late_enough(&out);
             match out {
                 Out::Edge(frame) => {
+                    if let ShardMsg::Deliver { output, .. } = &frame.body {
+                        self.book.note_refusal(&output.stanza);
+                    }
                     let to = self.plan.party_of(frame.conn);
                     self.send(p, to, Payload::Edge(Box::new(frame)));
                 }
@@ -375,6 +406,21 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    /// On one journal a forward travels before it is durable: what is said of it must not.
+    fn check_late_enough(&mut self, out: &Out) {
+        let Stores::Sim(store) = &self.store else { return };
+        let stanza = match out {
+            Out::Edge(ToEdge { body: ShardMsg::Deliver { output, .. }, .. }) => &output.stanza,
+            Out::Shard(ToShard { body: ToShardBody::Peer(Peer { body: PeerMsg::Request { stanza }, .. }), .. }) => stanza,
+            _ => return,
+        };
+        let Some((id, ticket)) = stanza.id.as_deref().and_then(|id| self.tickets.get_key_value(id)) else { return };
+        if *ticket > store.durable() && store.is_running() {
+            let wrong = format!("{id} is spoken of, but {ticket:?} of its sender is not durable yet");
+            self.fail(wrong);
         }
     }
 
@@ -402,8 +448,17 @@ impl World {
         let now = self.clock();
         match payload {
             Payload::Shard(frame) => {
+                if let ToShardBody::Peer(Peer { body: PeerMsg::Forward { ticket, stanza, .. }, .. }) = &frame.body
+                    && let Some(id) = &stanza.id
+                {
+                    // One that comes again names a later ticket than its row has.
+                    self.tickets.entry(id.to_string()).or_insert(*ticket);
+                }
                 self.trace.note(u64::from(frame.shard.0) << 8 | 2);
                 self.say(|| format!("→ p{p} {}", brief_shard(&frame)));
+                if let ToShardBody::Peer(Peer { body: PeerMsg::Request { stanza }, .. }) = &frame.body {
+                    self.book.note_refusal(stanza);
+                }
                 if let Some(host) = &mut self.parties[p].host {
                     host.handle_frame(now, *frame);
                 }
@@ -459,7 +514,7 @@ impl World {
                 }
             }
             Output::Frame { account, body } => {
-                let shard = rpc::shard_of(account.as_str(), SHARDS);
+                let shard = rpc::shard_of(account.as_str(), self.plan.shards);
                 let owner = self.parties[conn.party].view.owner(shard);
                 let full = self.faulty && self.rng.random_bool(0.005);
                 let taken = owner.is_some_and(|owner| {
@@ -605,6 +660,12 @@ impl World {
     }
 
     fn act(&mut self, client: usize) {
+        std::mem::swap(&mut self.rng, &mut self.habits);
+        self.act_by_habit(client);
+        std::mem::swap(&mut self.rng, &mut self.habits);
+    }
+
+    fn act_by_habit(&mut self, client: usize) {
         self.at(self.plan.pace_ms / 4, self.plan.pace_ms * 2, Event::Act { client });
         if self.clients[client].is_impatient(self.now) {
             self.cut_client(client, true);
@@ -612,11 +673,17 @@ impl World {
         }
         let late = self.quiet && !self.returned && self.plan.late(client);
         let away = late || (!self.quiet && self.plan.away(client, self.now));
-        let World { clients, book, rng, now, quiet, .. } = self;
-        let c = &mut clients[client];
-        if c.phase != Phase::Online {
+        if self.clients[client].phase != Phase::Online {
             return;
         }
+        if !self.quiet && !away {
+            self.acts += 1;
+            if !self.less.has_act(self.acts) {
+                return;
+            }
+        }
+        let World { clients, book, rng, now, quiet, .. } = self;
+        let c = &mut clients[client];
         if *quiet && !away {
             c.settle();
             if rng.random_bool(0.3) {
@@ -626,7 +693,8 @@ impl World {
             c.close();
         } else {
             match rng.random_range(0..100) {
-                0..70 => {
+                0..2 => c.chat_in_vain(),
+                2..70 => {
                     for _ in 0..rng.random_range(1..=3) {
                         c.chat(*now, true, book, rng);
                     }
@@ -657,7 +725,7 @@ impl World {
 
     /// A frame of the administrator.
     pub fn administer(&mut self, account: &BareJid, body: EdgeMsg) {
-        let shard = rpc::shard_of(account.as_str(), SHARDS);
+        let shard = rpc::shard_of(account.as_str(), self.plan.shards);
         let owner = self.owners[usize::from(shard.0)];
         let conn = ConnId { node: u16::MAX, plane: 0, slot: 0 };
         let from = FromEdge { conn, account: account.clone(), body };

@@ -10,6 +10,7 @@ pub mod limit;
 pub mod ns;
 pub mod planted;
 pub mod time;
+pub mod unlucky;
 
 pub use batch::{Batch, Collection, Op, Partition, Ticket};
 pub use id::{Attach, ConnId, Epoch, Origin, ReqId, SessionId, ShardId};

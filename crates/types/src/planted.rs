@@ -39,11 +39,17 @@ pub enum Bug {
     NoTicket,
     /// Nobody wakes an entity that owes something.
     NoLive,
+    /// The journal is written, but not flushed, before what rests on it is said.
+    NoSync,
+    /// A commit that failed counts as done.
+    ErrorIgnored,
+    /// An input that made its entity panic is acknowledged though nothing of it was done.
+    PanicAcks,
 }
 
 impl Bug {
     /// Those that the simulation must see, with the names that a command line has.
-    pub const SEEN: [(&'static str, Bug); 14] = [
+    pub const ALL: [(&'static str, Bug); 20] = [
         ("ack-early", Bug::AckEarly),
         ("no-attach-check", Bug::NoAttachCheck),
         ("no-second-forward", Bug::NoSecondForward),
@@ -58,11 +64,13 @@ impl Bug {
         ("resumed-in-flight", Bug::ResumedInFlight),
         ("row-left-behind", Bug::RowLeftBehind),
         ("no-live", Bug::NoLive),
+        ("offline-race", Bug::OfflineRace),
+        ("live-late", Bug::LiveLate),
+        ("no-ticket", Bug::NoTicket),
+        ("no-sync", Bug::NoSync),
+        ("error-ignored", Bug::ErrorIgnored),
+        ("panic-acks", Bug::PanicAcks),
     ];
-
-    /// Those that it is still too kind to see.
-    pub const UNSEEN: [(&'static str, Bug); 3] =
-        [("offline-race", Bug::OfflineRace), ("live-late", Bug::LiveLate), ("no-ticket", Bug::NoTicket)];
 }
 
 #[cfg(feature = "planted")]

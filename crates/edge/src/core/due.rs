@@ -8,6 +8,7 @@ use compact_str::{CompactString, format_compact};
 use frame::EdgeMsg;
 use std::collections::VecDeque;
 use stream::StreamError;
+use types::unlucky::{self, Bound};
 use types::{Instant, ReqId, ns};
 
 impl Connection {
@@ -215,7 +216,7 @@ impl Connection {
         }
         if let Some(session) = self.session.as_deref().filter(|s| !s.left) {
             if session.sent > session.accepted && session.link == Link::Attached {
-                at = at.min(session.moved + ASK_AFTER);
+                at = at.min(session.moved + unlucky::within(Bound::AskAfter, ASK_AFTER));
             }
             if self.end == End::Closed {
                 at = at.min(self.deadline);
@@ -258,7 +259,7 @@ fn next_said(s: &Session, now: Instant, deadline: Instant) -> Option<Said> {
         // The client's state keeps its place among stanzas (XEP-0352 §5.1).
         Some(Said::Active(!s.inactive))
     } else {
-        (s.sent > s.accepted && s.moved + ASK_AFTER <= now).then_some(Said::Ask)
+        (s.sent > s.accepted && s.moved + unlucky::within(Bound::AskAfter, ASK_AFTER) <= now).then_some(Said::Ask)
     }
 }
 

@@ -225,7 +225,7 @@ impl Connection {
         self.pump();
     }
 
-    /// The account's shard has a new owner, or the link to it was renewed. Whatever was asked is asked again; from here on
+    /// The shard of [`Connection::concerns`] has a new owner, or the link to it was renewed. Whatever was asked is asked again; from here on
     /// an older owner is not listened to ◊.
     pub fn handle_placement(&mut self, now: Now, _shard: ShardId, epoch: Epoch) {
         self.now = now.mono;
@@ -294,6 +294,11 @@ impl Connection {
     /// Who the client is, once it has proved it.
     pub fn account(&self) -> Option<&BareJid> {
         self.c2s.account()
+    }
+
+    /// Whose shard this connection deals with: the account that it has, or that it asks about.
+    pub fn concerns(&self) -> Option<&BareJid> {
+        self.c2s.account().or(self.asked.as_ref().map(|a| &a.account))
     }
 
     /// How often the client gave a wrong proof of who it is, whether the account exists or not.

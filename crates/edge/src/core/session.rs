@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use stream::sm;
 use types::limit::{INPUTS_HELD_BYTES_MAX, INPUTS_HELD_MAX};
+use types::unlucky;
 use types::{Attach, Epoch, FullJid, Instant, ReqId, SessionId};
 
 /// How the session leaves this connection.
@@ -150,7 +151,7 @@ impl Session {
 
     /// No further input can be held.
     pub fn is_full(&self) -> bool {
-        self.inputs.len() >= INPUTS_HELD_MAX || self.input_bytes >= INPUTS_HELD_BYTES_MAX
+        self.inputs.len() >= unlucky::at_most(unlucky::Bound::InputsHeld, INPUTS_HELD_MAX) || self.input_bytes >= INPUTS_HELD_BYTES_MAX
     }
 
     /// The client's state has changed, and inputs before that are still to be submitted.

@@ -11,13 +11,17 @@ use stanza::{Child, Condition, Kind, MessageType, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
 use types::limit::TAIL_STANZAS_MAX;
+use types::unlucky::{self, Bound};
 use types::{BareJid, Origin, SessionId, Timestamp, ns};
 use xml::Element;
 
 /// A session that has not sent presence for so long after it was bound may never send any.
 const PRESENCE_WITHIN: Duration = Duration::from_secs(10);
 /// Offline messages that one session has on its way at a time; more follow as it acknowledges.
-pub(super) const FLUSH_WINDOW: usize = TAIL_STANZAS_MAX / 2;
+pub(super) fn flush_window() -> usize {
+    // At its unluckiest still enough for what waits to be over one day.
+    unlucky::at_most(Bound::FlushWindow, TAIL_STANZAS_MAX / 2).max(16)
+}
 
 impl Account {
     /// A durable stanza of another entity.
@@ -39,7 +43,10 @@ impl Account {
         if prev.is_some_and(|prev| !self.state.log.knows(&from, prev)) || (ctx.low_space && durable) {
             return fx.push(Effect::Peer(from, PeerMsg::Refuse { origin }));
         }
+        let poison = self.poison_forwards.iter().any(|(f, o)| (f, *o) == (&from, origin));
         let result = match stanza.kind {
+            // Refused as anything else is that cannot be taken: it counts as received, so that what follows it is taken.
+            _ if poison => Err(StanzaError::new(Condition::InternalServerError)),
             Kind::Message => self.in_message(ctx, &from, origin, durable, stanza.clone(), fx),
             Kind::Presence => {
                 self.in_subscription(ctx, &from, stanza.clone(), fx);
@@ -135,8 +142,11 @@ impl Account {
 
     /// Write the row that the message needs, if any, and hand it to the sessions that get it.
     fn keep_and_deliver(&mut self, ctx: &Ctx<'_>, sender: &BareJid, origin: Origin, durable: bool, work: Work, fx: &mut Effects) {
-        let backlog = self.state.log.offline_len() > 0;
-        let keep = work.archive || work.offline || (durable && !work.passing);
+        let behind = !work.passing
+            && self.state.log.offline_len() > 0
+            && self.goes_behind(ctx, sender, &work)
+            && !types::planted::is(types::planted::Bug::OfflineRace);
+        let keep = work.archive || work.offline || (durable && !work.passing) || behind;
         let mut owed = Owed::new();
         if keep {
             if work.offline {
@@ -146,11 +156,11 @@ impl Account {
             if work.targets.iter().any(|id| self.is_owed(*id, work.archive)) {
                 owed.extend(work.targets.iter().copied());
             }
-            if backlog && self.goes_behind(ctx, sender, &work) && !types::planted::is(types::planted::Bug::OfflineRace) {
+            if behind {
                 owed = Owed::from_slice(&[OFFLINE]);
             }
         }
-        let queued = backlog && owed.contains(&OFFLINE);
+        let queued = self.state.log.offline_len() > 0 && owed.contains(&OFFLINE);
         let mut pos = None;
         if keep {
             let row = Row {
@@ -205,7 +215,7 @@ impl Account {
         if !takes_offline(s) {
             return;
         }
-        let room = FLUSH_WINDOW.saturating_sub(s.tail.len());
+        let room = flush_window().saturating_sub(s.tail.len());
         let rows: Vec<_> = self.state.log.owed_to(OFFLINE).take(room).map(|o| (o.pos, o.at, o.stanza.clone())).collect();
         if rows.is_empty() {
             return;

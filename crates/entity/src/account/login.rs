@@ -1,6 +1,6 @@
 //! How sessions come, move between edges, and go: credentials, bind, XEP-0198 enable and resume, re-attach, end.
 
-use super::inbound::{FLUSH_WINDOW, takes_offline};
+use super::inbound::{flush_window, takes_offline};
 use super::{Account, Lost};
 use crate::effect::{Effect, Effects};
 use crate::module::{ConflictPolicy, Ctx};
@@ -321,7 +321,7 @@ impl Account {
     /// what came while it was awaited. The session row that follows names them.
     fn claim_waiting(&mut self, id: SessionId, copy: &SessionCopy) {
         let Some(s) = self.state.session(id) else { return };
-        let room = if takes_offline(s) { FLUSH_WINDOW.saturating_sub(s.tail.len()) } else { 0 };
+        let room = if takes_offline(s) { flush_window().saturating_sub(s.tail.len()) } else { 0 };
         let claimed: Vec<u64> = self.state.log.owed_to(OFFLINE).take(room).map(|o| o.pos.row).collect();
         for row in &claimed {
             self.state.log.owe(*row, OFFLINE, id);

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use types::limit::FORWARD_GIVE_UP;
 use types::planted::{self, Bug};
+use types::unlucky::{self, Bound};
 use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
 
 /// A checkpoint is written no later than this after the first change that it would record.
@@ -77,6 +78,8 @@ pub struct Account {
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
     poison: Vec<(SessionId, u64)>,
+    /// The same for forwards of other accounts.
+    poison_forwards: Vec<(BareJid, Origin)>,
     /// Inputs that an owner began though two before it had not lived to take them, newest last; once for each such owner.
     suspects: Vec<(SessionId, u64)>,
 }
@@ -164,6 +167,7 @@ impl Account {
             used_at: Instant(0),
             current: None,
             poison: Vec::new(),
+            poison_forwards: Vec::new(),
             suspects: Vec::new(),
         }
     }
@@ -351,9 +355,11 @@ impl Account {
         self.current
     }
 
-    /// These stanzas made an earlier life of this entity panic: they are answered with an error, not carried out.
-    pub fn poison(&mut self, inputs: &[(SessionId, u64)]) {
+    /// These stanzas, of our sessions and of other accounts, made an earlier life of this entity panic: they are answered with
+    /// an error, not carried out.
+    pub fn poison(&mut self, inputs: &[(SessionId, u64)], forwards: &[(BareJid, Origin)]) {
         self.poison = inputs.to_vec();
+        self.poison_forwards = forwards.to_vec();
     }
 
     /// The input is done: tell edges what to keep, end what reached a bound, write what is due.
@@ -369,10 +375,10 @@ impl Account {
             self.live = true;
             fx.push(Effect::Live);
         }
-        if self.state.log.dirty() >= CHECKPOINT_EVERY {
+        if self.state.log.dirty() >= unlucky::at_most(Bound::CheckpointEvery, CHECKPOINT_EVERY as usize) as u32 {
             self.checkpoint(ctx, fx);
         } else if self.state.log.dirty() > 0 && self.checkpoint_at == Instant::NEVER {
-            self.checkpoint_at = ctx.now.mono + CHECKPOINT_WITHIN;
+            self.checkpoint_at = ctx.now.mono + unlucky::within(Bound::CheckpointWithin, CHECKPOINT_WITHIN);
         }
         if self.outbox.is_empty() {
             self.give_up_at = Instant::NEVER;
@@ -380,7 +386,7 @@ impl Account {
             self.give_up_at = ctx.now.mono + FORWARD_GIVE_UP;
         }
         if self.state.log.is_settled_since_cursor() && self.cursor_at == Instant::NEVER {
-            self.cursor_at = ctx.now.mono + CURSOR_WITHIN;
+            self.cursor_at = ctx.now.mono + unlucky::within(Bound::CursorWithin, CURSOR_WITHIN);
         }
         if self.live && self.state.sessions.is_empty() && self.outbox.is_empty() && self.state.log.dirty() == 0 {
             self.live = false;
@@ -466,7 +472,7 @@ impl Account {
             if pos.is_none() && ctx.pipeline.may_hold(&stanza) {
                 let key = stanza.from.clone().unwrap_or_else(|| s.jid.to_jid());
                 s.held.insert((stanza.kind == Kind::Message, key), stanza);
-                if s.held.len() <= HELD_MAX {
+                if s.held.len() <= unlucky::at_most(Bound::HeldStanzas, HELD_MAX) {
                     return;
                 }
                 self.release_held(id, fx);

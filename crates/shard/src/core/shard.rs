@@ -13,6 +13,7 @@ use std::time::Duration;
 use store::{Order, Page, Read, StoreError};
 use types::limit::PARKED_INPUTS_MAX;
 use types::planted::{self, Bug};
+use types::unlucky::{self, Bound};
 use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Now, Op, Partition, ShardId, Ticket};
 
 /// An idle entity without obligations sleeps after this.
@@ -77,7 +78,8 @@ impl Shard {
             return;
         }
         let id = self.read_id(ReadFor::Live);
-        let read = Read { partition: self.live_partition(), from, to: None, limit: LIVE_PAGE, reverse: false };
+        let read =
+            Read { partition: self.live_partition(), from, to: None, limit: unlucky::at_most(Bound::LivePage, LIVE_PAGE), reverse: false };
         cx.shared.store.read(cx.shared.plane, id, Ticket::NONE, read);
     }
 
@@ -140,7 +142,9 @@ impl Shard {
         }
         let Some(slot) = self.slots.get_mut(&jid) else { return };
         match &mut slot.entity {
-            Entity::Loading { parked, .. } if parked.len() < PARKED_INPUTS_MAX => parked.push_back(frame.body),
+            Entity::Loading { parked, .. } if parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX).max(4) => {
+                parked.push_back(frame.body)
+            }
             Entity::Loading { missed, .. } => {
                 if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &frame.body
                     && missed.len() < MISSED_MAX
@@ -252,7 +256,7 @@ impl Shard {
         let ctx = context(self.id, now, cx);
         match loader.finish(&ctx, live, &mut fx) {
             Ok(mut account) => {
-                account.poison(&slot.poison.inputs);
+                account.poison(&slot.poison.inputs, &slot.poison.forwards);
                 slot.entity = Entity::Awake(Box::new(account));
                 self.loading -= 1;
                 self.carry_out(jid, Ticket::NONE, fx, cx);
@@ -347,15 +351,8 @@ impl Shard {
                 self.run(now, jid, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
             }
             ToShardBody::Peer(peer) => {
-                if let PeerMsg::Forward { origin, ticket, stanza, .. } = &peer.body {
+                if let PeerMsg::Forward { origin, ticket, .. } = &peer.body {
                     let (origin, ticket) = (*origin, *ticket);
-                    let poison = self.slots.get(jid).is_some_and(|s| s.poison.forwards.contains(&(peer.from.clone(), origin)));
-                    if poison {
-                        if let Some(reply) = StanzaError::new(Condition::InternalServerError).reply_to(stanza) {
-                            self.peer(jid, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
-                        }
-                        return self.peer(jid, &peer.from, PeerMsg::Confirm { origin }, cx);
-                    }
                     // Append early, speak late: what follows rests on the sender's commit, too.
                     if self.order == Order::Journal
                         && !planted::is(Bug::NoTicket)
@@ -388,11 +385,19 @@ impl Shard {
         tracing::error!(%jid, "an entity panicked; it is loaded again");
         let poisoned = account.current();
         let sessions: Vec<_> = account.state.sessions.iter().filter_map(|s| Some((s.conn()?, s.id))).collect();
+        if planted::is(Bug::PanicAcks)
+            && let Some((session, n)) = poisoned
+            && let Some(s) = account.state.session(session)
+            && let Some(conn) = s.conn()
+        {
+            let done = ShardMsg::Outcome { session, attach: s.attach, accepted: n };
+            cx.out.push(self.to_edge(conn, done));
+        }
         if let Some(slot) = self.slots.get_mut(jid) {
             if let Some((session, n)) = poisoned {
                 slot.poison.add_input(session, n);
             }
-            let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch);
+            let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch).again();
             slot.entity = Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new(), missed: BTreeSet::new() };
             self.loading += 1;
         }
@@ -566,7 +571,7 @@ impl Shard {
             self.wake_of.insert(jid.clone(), next);
         }
         if self.sweep_at == Instant::NEVER {
-            self.sweep_at = now.mono + SWEEP_EVERY;
+            self.sweep_at = now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY);
         }
     }
 
@@ -587,10 +592,10 @@ impl Shard {
     /// Idle entities sleep: everything that they know is in the store.
     fn sweep(&mut self, now: Now) {
         self.slots.retain(|_, slot| {
-            let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, SLEEP_AFTER));
+            let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, unlucky::within(Bound::SleepAfter, SLEEP_AFTER)));
             !idle || slot.is_waiting()
         });
-        self.sweep_at = if self.slots.is_empty() { Instant::NEVER } else { now.mono + SWEEP_EVERY };
+        self.sweep_at = if self.slots.is_empty() { Instant::NEVER } else { now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY) };
     }
 
     pub(super) fn handle_renewed(&mut self, now: Now, renewed: ShardId, cx: &mut Cx<'_>) {

@@ -5,6 +5,7 @@ use crate::format;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use store::{EpochConflict, PlaneId, decide_epoch};
+use types::planted::{self, Bug};
 use types::{Epoch, Op, Partition, ShardId, Ticket};
 
 /// A group that became durable.
@@ -60,7 +61,10 @@ impl<D: Disk> Committer<D> {
         let mut writes: Vec<Write<'_>> =
             raised.iter().map(|(partition, key, value, stamp)| Write { partition, key, stamp: *stamp, value: Some(value) }).collect();
         cells(&entries, &mut writes);
-        self.disk.append(done.group, &writes)?;
+        let appended = self.disk.append(done.group, &writes);
+        if !planted::is(Bug::ErrorIgnored) {
+            appended?;
+        }
         self.last = done.group;
         self.under_way = Some(done);
         Ok(())
@@ -71,8 +75,11 @@ impl<D: Disk> Committer<D> {
     /// # Errors
     /// The disk's; the store has failed.
     pub fn finish(&mut self) -> Result<Option<Done>, DiskError> {
-        if self.under_way.is_some() {
-            self.disk.sync()?;
+        if self.under_way.is_some() && !planted::is(Bug::NoSync) {
+            let synced = self.disk.sync();
+            if !planted::is(Bug::ErrorIgnored) {
+                synced?;
+            }
         }
         Ok(self.under_way.take())
     }

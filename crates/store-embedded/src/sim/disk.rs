@@ -28,7 +28,7 @@ pub(super) struct SimDisk {
     tables: Table,
     folded: u64,
     mark: u64,
-    /// What can be read: tables and the flushed journal.
+    /// What can be read: tables and the journal, flushed or not.
     cells: Table,
     group: u64,
     /// The next of these fails.
@@ -174,21 +174,26 @@ impl Disk for SimDisk {
                 }
             }
         }
+        let start = self.fresh.len();
         self.fresh.extend_from_slice(MAGIC);
         self.fresh.extend_from_slice(&((body.len() - 8) as u32).to_le_bytes());
         self.fresh.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
         self.fresh.extend_from_slice(&body);
-        if std::mem::take(&mut self.fail_append) { Err(DiskError("simulated: no space left".into())) } else { Ok(()) }
+        // A caller that did not look at the result would go on with what it believes to have written.
+        let applied = parse(&self.fresh[start..], |key, value| set(&mut self.cells, key, value));
+        self.group = applied.map_err(|e| DiskError(e.into()))?.1;
+        if std::mem::take(&mut self.fail_append) {
+            self.fresh.truncate(start + body.len() / 2);
+            return Err(DiskError("simulated: no space left".into()));
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), DiskError> {
         if std::mem::take(&mut self.fail_sync) {
+            // The kernel forgets what it could not write, and the next flush succeeds.
+            self.fresh.clear();
             return Err(DiskError("simulated: flush failed".into()));
-        }
-        let mut at = 0;
-        while let Ok((len, group)) = parse(&self.fresh[at..], |key, value| set(&mut self.cells, key, value)) {
-            at += len;
-            self.group = group;
         }
         self.journal.append(&mut self.fresh);
         if self.journal.len() > FOLD_BYTES {

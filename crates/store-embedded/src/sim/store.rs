@@ -171,6 +171,16 @@ impl SimStore {
         }
     }
 
+    /// From now on nothing fails and nothing is slow.
+    pub fn calm(&self) {
+        let mut inner = self.lock();
+        inner.faults = SimFaults { group_bytes_max: inner.faults.group_bytes_max, ..SimFaults::none() };
+        inner.low_space = false;
+        if let Some(life) = &mut inner.life {
+            life.fail_next = false;
+        }
+    }
+
     /// Why it has failed, if it has. The process must end: [`SimStore::crash`].
     pub fn failed(&self) -> Option<String> {
         self.lock().life.as_ref().and_then(|life| life.failed.clone())
@@ -198,7 +208,7 @@ impl SimStore {
         self.lock().low_space = low;
     }
 
-    /// The durable cells of a partition, by key. Empty while stopped.
+    /// The cells of a partition as they are read, by key. Empty while stopped.
     pub fn dump(&self, partition: &Partition) -> Vec<Cell> {
         let inner = self.lock();
         let page = inner.life.as_ref().and_then(|life| life.committer.disk().read(&Read::all(partition.clone())).ok());
