@@ -410,7 +410,8 @@ impl<'a> Checker<'a> {
             }
             if m.refused {
                 self.verdict.refused += 1;
-                if [m.from, m.to].iter().any(|o| in_archive.contains(&(o, *id))) || self.received.get(m.to).is_some_and(|r| r.contains(id)) {
+                if [m.from, m.to].iter().any(|o| in_archive.contains(&(o, *id))) || self.received.get(m.to).is_some_and(|r| r.contains(id))
+                {
                     breaches.push((Rule::Bounced, format!("{name}, and yet it was taken")));
                 }
                 continue;

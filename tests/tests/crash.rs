@@ -6,14 +6,14 @@ use anyhow::Result;
 use chappe_tests::checker::Rule;
 use chappe_tests::crash::{Fault, Plan, run};
 use chappe_tests::history::History;
-use chappe_tests::server::{Config, Kind, Server};
+use chappe_tests::server::{Kind, Server};
 
 async fn short(fault: Fault, faults: u32) -> Result<()> {
     let plan = Plan { pairs: 2, faults, fault, seed: chappe_tests::random() >> 16, up_max: Duration::from_millis(800), ..Plan::default() };
     // Prosody keeps sessions in memory only, and stumbles over clients that cut and resume while it is stopped: there it shows
     // that the harness is right where nothing dies, and that the checker sees what dies.
     let plan = if Kind::from_env()? == Kind::Prosody { Plan { cut_one_in: u32::MAX, ..plan } } else { plan };
-    let mut server = Server::start(Config::default()).await?;
+    let mut server = Server::start(fault.config()).await?;
     let history = server.folder().join("history.jsonl");
     let verdict = run(&mut server, &plan, &History::new(Some(&history))?).await?;
     let table = verdict.table(5);

@@ -39,6 +39,8 @@ pub enum Bug {
     NoTicket,
     /// Nobody wakes an entity that owes something.
     NoLive,
+    /// The journal is not flushed before it is acknowledged. Only a real disk can show it: `crash --fault power`.
+    NoSync,
 }
 
 impl Bug {

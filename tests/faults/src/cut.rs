@@ -240,8 +240,8 @@ fn undo_names(names: &[Record<'_>], durable: &Durable, trash: &Path, rng: &mut S
     let mut touched: Vec<&str> = Vec::new();
     for record in names {
         let paths = paths(record);
-        let fixed = durable.has(record.head.inode, record.place)
-            && (record.head.kind != Kind::Rename || durable.has(record.head.at, record.place));
+        let fixed =
+            durable.has(record.head.inode, record.place) && (record.head.kind != Kind::Rename || durable.has(record.head.at, record.place));
         // What was built on something undone goes with it, even if it was synced itself: its folder is not there.
         let built_on = paths.iter().any(|p| touched.iter().any(|t| p == t || Path::new(p).starts_with(t)));
         if built_on || (!fixed && taste.version(2, rng) == 0) {

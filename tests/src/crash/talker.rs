@@ -159,6 +159,8 @@ impl Talker {
         if message.attr("type") == Some("error") {
             let id = message.attr("id").unwrap_or_default().to_owned();
             let condition = message.error_condition().unwrap_or_else(|| "none".into());
+            // Nothing more is to come of it; whether that is fair the checker knows.
+            self.shared.board(|b| b.sent.get_mut(&self.peer).map(|ids| ids.remove(&id)));
             return self.add(Event::Bounced { client: self.name.clone(), id, condition });
         }
         let stanza_id = message

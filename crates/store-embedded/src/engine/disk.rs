@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::{Page, Read, StoreError};
+use types::planted::{self, Bug};
 use types::{Epoch, ShardId};
 
 const CELLS: &str = "cells";
@@ -120,7 +121,8 @@ impl Disk for FjallDisk {
     fn append(&mut self, group: u64, writes: &[Write<'_>]) -> Result<(), DiskError> {
         let mut key = std::mem::take(&mut self.scratch);
         let FjallSource { db, cells } = self.source_ref()?;
-        let mut batch = WriteBatch::with_capacity(db.clone(), writes.len() + 1).durability(Some(PersistMode::SyncData));
+        let flush = if planted::is(Bug::NoSync) { PersistMode::Buffer } else { PersistMode::SyncData };
+        let mut batch = WriteBatch::with_capacity(db.clone(), writes.len() + 1).durability(Some(flush));
         for write in writes {
             format::cell_key(write.partition, write.key, &mut key);
             match write.value {
