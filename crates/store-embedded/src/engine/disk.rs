@@ -2,9 +2,9 @@
 
 use super::mark::MarkFile;
 use super::scan;
-use crate::format;
 use crate::journal::{Damage, Disk, DiskError, Survey, Write};
 use crate::source::Source;
+use crate::{dir, format};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode, Readable, Slice};
 use std::fs::OpenOptions;
 use std::io::Read as _;
@@ -101,6 +101,8 @@ impl Disk for FjallDisk {
         let memory = self.tuning.memory_bytes_max;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(memory);
         let cells = db.keyspace(CELLS, options).map_err(error)?;
+        // The engine syncs its files, but not the name of each folder that it makes.
+        dir::sync_names(&self.dir).map_err(error)?;
         let stored = cells.get(format::GROUP_KEY).map_err(error)?;
         let group = match &stored {
             None => 0,
