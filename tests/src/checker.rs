@@ -450,4 +450,6 @@ impl<'a> Checker<'a> {
 }
 
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;

@@ -35,6 +35,8 @@ pub enum Word {
     /// The process kills itself at the so manieth place where a power cut can strike: before and behind each change and each
     /// sync. 0: it does not.
     CutAfter = 8,
+    /// So many reads go well before one fails.
+    ReadsSpared = 9,
     /// From here on the layer counts. How often a process began with the layer.
     Began = 16,
     /// Writes to files of the directory.

@@ -207,11 +207,12 @@ fn errors_delays_and_lies() {
     let mut case = Case::new();
     case.run("write /a 0 3 o; read /a");
     case.layer.set(Word::ReadErrors, 1).unwrap();
+    case.layer.set(Word::ReadsSpared, 2).unwrap();
     case.layer.set(Word::WriteErrors, 1).unwrap();
     case.layer.set(Word::SyncDelay, 1000).unwrap();
     case.layer.set(Word::Free, 8192).unwrap();
     case.run("read /a; read /a; append /a 1 n; append /a 1 m; sync /a; free /a; read /a");
-    assert_eq!(case.said[1..], ["ooo", "\"error 5\"", "ooo", "\"error 5\"", "ok", "ok", "8192", "ooom"]);
+    assert_eq!(case.said[1..], ["ooo", "ooo", "\"error 5\"", "\"error 5\"", "ok", "ok", "8192", "ooom"]);
     let counts = [Word::ReadsFailed, Word::WritesFailed, Word::SyncsDelayed, Word::FreeAsked].map(|w| case.get(w));
     assert_eq!(counts, [1, 1, 1, 1]);
 }

@@ -142,7 +142,8 @@ impl Faults<'_> {
 
     /// The files cannot be read when it starts: it says so and ends, and starts when they can.
     async fn read_error(&mut self) -> Result<()> {
-        set(self.server, Word::ReadErrors, self.rng.random_range(1..20))?;
+        set(self.server, Word::ReadsSpared, self.rng.random_range(0..40))?;
+        set(self.server, Word::ReadErrors, self.rng.random_range(1..5))?;
         self.server.kill9().await?;
         self.server.spawn()?;
         if let Some(status) = self.server.ended_or_ready().await? {
@@ -153,6 +154,7 @@ impl Faults<'_> {
             self.acts.refused_starts += 1;
         }
         set(self.server, Word::ReadErrors, 0)?;
+        set(self.server, Word::ReadsSpared, 0)?;
         if self.server.pid().is_err() {
             self.server.spawn()?;
         }

@@ -155,10 +155,11 @@ fn vector(number: c_long, args: Args) -> i64 {
 
 fn read(number: c_long, args: Args) -> i64 {
     if ours(args[0]).is_some_and(Stat::is_file) {
-        count(Word::Reads, 1);
-        if take(Word::ReadErrors, Word::ReadsFailed) {
+        let spared = page::get(Word::ReadErrors) > 0 && take(Word::ReadsSpared, Word::Reads);
+        if !spared && take(Word::ReadErrors, Word::ReadsFailed) {
             return error(libc::EIO);
         }
+        count(Word::Reads, u64::from(!spared));
     }
     pass(number, args)
 }
