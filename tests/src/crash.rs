@@ -252,7 +252,7 @@ struct Faults<'a> {
 
 impl Faults<'_> {
     async fn make(&mut self) -> Result<()> {
-        self.prepare()?;
+        self.prepare().await?;
         while self.n < self.plan.faults {
             // Three in four strike a chat in full swing, the others whatever the clients are at: connecting, resuming, binding.
             if self.rng.random_ratio(3, 4) {

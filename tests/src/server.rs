@@ -97,6 +97,8 @@ pub struct Server {
     ports: Ports,
     certificates: Certificates,
     layer: Option<Layer>,
+    /// More arguments of the next start.
+    arguments: Vec<&'static str>,
     /// How long a client made by [`Server::connector`] waits.
     pub deadline: Duration,
 }
@@ -122,7 +124,17 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("chappe-test-").tempdir()?;
         let certificates = Certificates::make(folder.path(), &config.domain)?;
         let ports = Ports { c2s: free_port()?, c2s_tls: free_port()?, admin: free_port()? };
-        let mut server = Server { kind, config, child: None, folder: Some(folder), ports, certificates, layer: None, deadline: DEADLINE };
+        let mut server = Server {
+            kind,
+            config,
+            child: None,
+            folder: Some(folder),
+            ports,
+            certificates,
+            layer: None,
+            arguments: Vec::new(),
+            deadline: DEADLINE,
+        };
         std::fs::create_dir(server.data())?;
         if let Some(how) = server.config.layer {
             let layer = Layer::new(&server.data(), &server.folder().join("faults"))?;
@@ -201,6 +213,7 @@ impl Server {
         if let (Some(layer), Some(how)) = (&self.layer, self.config.layer) {
             command.envs(layer.environment(&faults::library()?, how.reads));
         }
+        command.args(std::mem::take(&mut self.arguments));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.folder());
         self.child = Some(command.spawn().with_context(|| format!("{command:?}"))?);
         Ok(())
@@ -242,6 +255,11 @@ impl Server {
             Ok(answer == expected.as_bytes())
         };
         ask().unwrap_or(false)
+    }
+
+    /// The next start is told to go on without what is lost.
+    pub fn accept_loss(&mut self) {
+        self.arguments.push("--accept-loss");
     }
 
     /// The layer that it runs on.

@@ -137,7 +137,11 @@ impl Layer {
         Ok(dropped)
     }
 
-    fn forget(&self) -> io::Result<()> {
+    /// Takes everything that is there for durable, while no process runs on it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget(&self) -> io::Result<()> {
         File::create(self.state.join(log::FILE))?;
         for entry in fs::read_dir(self.state.join(log::TRASH))? {
             fs::remove_file(entry?.path())?;
