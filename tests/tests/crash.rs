@@ -51,12 +51,12 @@ async fn sigstop_is_only_a_pause() -> Result<()> {
 
 #[tokio::test]
 async fn a_power_cut_takes_nothing_that_was_acknowledged() -> Result<()> {
-    short(Fault::Power, 4).await
+    short(Fault::Power, 3).await
 }
 
 #[tokio::test]
 async fn a_full_disk_refuses_or_stops_and_loses_nothing() -> Result<()> {
-    short(Fault::Full, 3).await
+    short(Fault::Full, 2).await
 }
 
 #[tokio::test]
@@ -72,5 +72,5 @@ async fn an_error_of_the_disk_ends_the_process_and_nothing_else() -> Result<()> 
 
 #[tokio::test]
 async fn a_clock_that_jumps_changes_nothing() -> Result<()> {
-    short(Fault::Clock, 6).await
+    short(Fault::Clock, 4).await
 }

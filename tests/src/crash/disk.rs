@@ -12,6 +12,8 @@ use crate::server::Server;
 
 /// The status of a process that cannot make durable what it has taken (`EX_SOFTWARE`).
 const STORE_FAILED: i32 = 70;
+/// In milliseconds.
+const HOUR: i64 = 3_600_000;
 /// How long a sync takes when the power can be cut: long enough that a kill often falls into one.
 const SYNC: Duration = Duration::from_millis(3);
 
@@ -22,6 +24,8 @@ pub(super) struct Acts {
     cuts: u64,
     ended: u64,
     refused_starts: u64,
+    /// By how many milliseconds the clock is wrong.
+    step: i64,
 }
 
 fn layer(server: &Server) -> Result<&Layer> {
@@ -188,9 +192,12 @@ impl Faults<'_> {
 
     /// The clock jumps by up to an hour, to and fro; now and then the server starts anew with it.
     async fn clock(&mut self) -> Result<()> {
-        let step: i64 = self.rng.random_range(-3_600_000..=3_600_000);
-        set(self.server, Word::ClockStep, step as u64)?;
-        if self.rng.random_ratio(1, 4) {
+        let anew = self.rng.random_ratio(1, 4);
+        // The time to resume of a session that is detached counts by this clock across a start: it has 600 s here.
+        let most = if anew { (self.acts.step + 300_000).min(HOUR) } else { HOUR };
+        self.acts.step = self.rng.random_range(-HOUR..=most);
+        set(self.server, Word::ClockStep, self.acts.step as u64)?;
+        if anew {
             let status = self.server.sigterm().await?;
             ensure!(status.success(), "it ended with {status}:\n{}", self.server.log());
             self.server.restart().await?;

@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Phase, Report, Shared};
-use crate::client::{self, Client, End, LoginRefused, Resumption, chat};
+use crate::client::{self, BindRefused, Client, End, LoginRefused, Resumption, chat};
 use crate::history::{AckBy, Event, Via};
 use crate::ns;
 use crate::server::{PASSWORD, Server};
@@ -215,7 +215,10 @@ impl Talker {
                 Ok(()) => return,
                 Err(e) => {
                     let refused = e.downcast_ref::<LoginRefused>().is_some_and(|r| r.condition == "temporary-auth-failure");
-                    if !refused {
+                    // A server without disk space may say so instead of taking a session.
+                    let full = self.shared.plan.fault == super::Fault::Full
+                        && e.downcast_ref::<BindRefused>().is_some_and(|r| r.condition == "resource-constraint");
+                    if !refused && !full {
                         self.ended(e);
                     }
                     self.client.cut();
