@@ -201,6 +201,11 @@ impl Faults<'_> {
             let status = self.server.sigterm().await?;
             ensure!(status.success(), "it ended with {status}:\n{}", self.server.log());
             self.server.restart().await?;
+            // Until all are back: what is detached counts by this clock until it is loaded, too.
+            self.pause(Duration::from_millis(300), Duration::from_millis(600)).await;
+            for _ in 0..6 {
+                self.all_live().await;
+            }
         }
         self.server.wait_ready().await
     }
