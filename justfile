@@ -33,10 +33,19 @@ sim SEEDS="1000" *ARGS:
 planted SEEDS="1000":
     crates/sim/planted.sh {{SEEDS}}
 
-# A chat while the server is killed again and again: `just crash 200 kill`
+# A chat while the server is killed again and again, or its disk fails: `just crash 200 kill`, `just crash 50 power`
 crash TIMES="200" FAULT="kill":
     cargo build --release -p chappe
-    CHAPPE_BIN=target/release/chappe cargo run --release -p chappe-tests --bin crash -- --kills {{TIMES}} --signal {{FAULT}}
+    CHAPPE_BIN=target/release/chappe cargo run --release -p chappe-tests --bin crash -- --kills {{TIMES}} --fault {{FAULT}}
+
+# Every fault of the disk and the clock at length
+crash-disk:
+    for fault in "50 power" "20 full" "20 sync-error" "20 read-error" "10 slow" "40 clock"; do just crash $fault || exit 1; done
+
+# A server that does not flush must be caught by power cuts: this succeeds when the crash test fails
+crash-planted TIMES="3":
+    cargo build --features planted -p chappe --target-dir target/planted
+    ! CHAPPE_PLANT=no-sync CHAPPE_BIN=target/planted/debug/chappe cargo run -p chappe-tests --bin crash -- --kills {{TIMES}} --fault power
 
 # The table of RFCs and XEPs in the README, made anew
 features:

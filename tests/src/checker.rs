@@ -3,7 +3,7 @@
 //! Each rule is one column of the [`Verdict`]; a good run has zeros in all of them. What is merely worth knowing (how many
 //! resumptions, how many messages came only by catch-up) is counted beside them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use crate::history::{AckBy, Event, Via};
@@ -41,7 +41,7 @@ pub enum Rule {
     ResumeRefused,
     /// When all is drained, every message is acknowledged.
     NeverAcked,
-    /// The history can prove what it should: both ends' archives were read.
+    /// The history can prove what it should: both ends' archives were read, and each kind of fault did something.
     NoEvidence,
 }
 
@@ -82,7 +82,7 @@ impl Rule {
             Rule::FailedWithoutH => "<failed/> without h",
             Rule::ResumeRefused => "resumption refused without a crash",
             Rule::NeverAcked => "never acknowledged",
-            Rule::NoEvidence => "archive not read",
+            Rule::NoEvidence => "archive not read, or an idle fault",
         }
     }
 }
@@ -112,6 +112,10 @@ pub struct Verdict {
     pub resume_failed: usize,
     /// Faults made.
     pub faults: usize,
+    /// Messages refused with `resource-constraint` while the disk was full: nothing is owed of these.
+    pub refused: usize,
+    /// What faults did: which fault, what, how much.
+    pub acted: Vec<(String, String, u64)>,
 }
 
 impl Verdict {
@@ -141,9 +145,13 @@ impl Verdict {
             ("sessions bound", self.bound),
             ("resumed", self.resumed),
             ("resumption refused", self.resume_failed),
+            ("refused for want of disk space", self.refused),
         ];
         for (name, value) in facts {
             let _ = writeln!(out, "{name:<36}{value:>9}");
+        }
+        for (fault, what, count) in &self.acted {
+            let _ = writeln!(out, "{:<36}{count:>9}", format!("{fault}: {what}"));
         }
         let _ = writeln!(out, "{:-<45}", "");
         for rule in Rule::ALL {
@@ -165,6 +173,7 @@ struct Message<'a> {
     /// Its place among all that its sender said.
     order: usize,
     acked: bool,
+    refused: bool,
     sessions: Vec<u32>,
 }
 
@@ -186,7 +195,18 @@ struct Checker<'a> {
     resumable: HashSet<&'a str>,
     /// Whether a kill is under way: what a client tells now may have been before it.
     dying: bool,
+    /// Faults of the disk or the clock that were made.
+    kinds: BTreeSet<&'a str>,
+    /// Whether the disk is full now.
+    full: bool,
+    /// Messages sent when it had room again.
+    room_at: usize,
 }
+
+/// Faults that end the process before it can say anything.
+const DEADLY: [&str; 5] = ["kill", "power", "full", "read-error", "sync-error"];
+/// Faults whose effect must be told ([`Event::Acted`]).
+const TOLD: [&str; 6] = ["power", "full", "slow", "read-error", "sync-error", "clock"];
 
 /// Judges a history.
 pub fn check(events: &[Event]) -> Verdict {
@@ -224,7 +244,7 @@ impl<'a> Checker<'a> {
             }
             Event::Sent { client, session, to, address, id, body } => {
                 let order = self.messages.len();
-                let message = Message { from: client, to, address, body, order, acked: false, sessions: Vec::new() };
+                let message = Message { from: client, to, address, body, order, acked: false, refused: false, sessions: Vec::new() };
                 self.sent(id, message, *session);
             }
             Event::Acked { client, id, by } => self.acked(client, id, *by),
@@ -244,7 +264,7 @@ impl<'a> Checker<'a> {
                     self.stanza_ids.push((client, id, stanza_id));
                 }
             }
-            Event::Bounced { client, id, condition } => self.breach(Rule::Bounced, format!("{client}: {id} {condition}")),
+            Event::Bounced { client, id, condition } => self.bounced(client, id, condition),
             Event::Broken { client, why } => self.breach(Rule::Protocol, format!("{client}: {why}")),
             Event::Archived { owner, row, from, to, id, body } => {
                 self.unaltered(&format!("{owner}'s archive has"), from, to, id, body);
@@ -258,12 +278,20 @@ impl<'a> Checker<'a> {
             }
             Event::Fault { kind, .. } => {
                 self.verdict.faults += 1;
-                if kind == "kill" {
+                if DEADLY.contains(&kind.as_str()) {
                     self.dying = true;
                     self.resumable.clear();
                 }
+                self.full |= kind == "full";
+                self.kinds.extend(TOLD.into_iter().filter(|t| t == kind));
             }
-            Event::Up { .. } => self.dying = false,
+            Event::Acted { fault, what, count } => self.verdict.acted.push((fault.clone(), what.clone(), *count)),
+            Event::Up { .. } => {
+                self.dying = false;
+                if std::mem::take(&mut self.full) {
+                    self.room_at = self.messages.len();
+                }
+            }
             Event::Drain {} => {}
         }
     }
@@ -295,6 +323,16 @@ impl<'a> Checker<'a> {
             return self.breach(Rule::Protocol, format!("{client} got {id} acknowledged twice"));
         }
         self.verdict.acked_by[by as usize] += 1;
+    }
+
+    /// A message came back. While the disk is full that is fair, with the condition that says so; then it is nowhere else.
+    fn bounced(&mut self, client: &str, id: &'a str, condition: &str) {
+        let (full, room_at) = (self.full, self.room_at);
+        let message = self.messages.get_mut(id).filter(|m| m.from == client && condition == "resource-constraint");
+        match message.filter(|m| full || m.order < room_at) {
+            Some(message) => message.refused = true,
+            None => self.breach(Rule::Bounced, format!("{client}: {id} {condition}")),
+        }
     }
 
     /// Whether the message is one that was sent so. Events stand in the order of one clock, so it was sent before.
@@ -370,6 +408,14 @@ impl<'a> Checker<'a> {
                 breaches.push((Rule::NeverAcked, name));
                 continue;
             }
+            if m.refused {
+                self.verdict.refused += 1;
+                if [m.from, m.to].iter().any(|o| in_archive.contains(&(o, *id))) || self.received.get(m.to).is_some_and(|r| r.contains(id))
+                {
+                    breaches.push((Rule::Bounced, format!("{name}, and yet it was taken")));
+                }
+                continue;
+            }
             if self.read.contains(m.to) && !in_archive.contains(&(m.to, *id)) {
                 breaches.push((Rule::LostToRecipientArchive, name.clone()));
             }
@@ -382,6 +428,8 @@ impl<'a> Checker<'a> {
         }
         let unread = owners.into_iter().filter(|o| !self.read.contains(o));
         breaches.extend(unread.map(|o| (Rule::NoEvidence, o.to_owned())));
+        let idle = |kind: &&&str| self.verdict.acted.iter().filter(|(fault, ..)| fault == **kind).all(|(_, _, count)| *count == 0);
+        breaches.extend(self.kinds.iter().filter(idle).map(|kind| (Rule::NoEvidence, format!("{kind} did nothing"))));
         self.verdict.breaches.extend(breaches);
     }
 
@@ -401,5 +449,7 @@ impl<'a> Checker<'a> {
     }
 }
 
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,21 @@ pub enum Event {
     Acked(Vec<Sent>),
 }
 
+/// The server would not bind a resource (RFC 6120 §7.6.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindRefused {
+    /// The stanza error's condition.
+    pub condition: String,
+}
+
+impl std::fmt::Display for BindRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bind refused: {}", self.condition)
+    }
+}
+
+impl std::error::Error for BindRefused {}
+
 /// What became of an attempt to resume.
 #[derive(Clone, Debug)]
 pub enum Resumption {
@@ -128,6 +143,10 @@ impl Client {
             bind = bind.child(Element::new("resource", ns::BIND).text(resource));
         }
         let answer = self.iq("set", None, bind).await?;
+        if answer.attr("type") == Some("error") {
+            let condition = answer.error_condition().unwrap_or_default();
+            return Err(anyhow::Error::new(BindRefused { condition }).context(format!("bind: {answer:?}")));
+        }
         ensure!(answer.attr("type") == Some("result"), "bind: {answer:?}");
         let jid = answer.get("bind", ns::BIND).and_then(|b| b.child_text("jid")).context("bind without a JID")?;
         let domain = &self.connector.domain;

@@ -1,6 +1,7 @@
 //! The crash harness: pairs of clients chat and reconnect for ever, the server is killed under them, and afterwards the
 //! [`checker`](crate::checker) judges what they saw.
 
+mod disk;
 mod talker;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::checker::{Verdict, check};
 use crate::history::{Event, History};
-use crate::server::{PASSWORD, Server};
+use crate::server::{Config, LayerUse, PASSWORD, Server};
+use disk::Acts;
 use talker::Talker;
 
 /// What is done to the server.
@@ -28,6 +30,18 @@ pub enum Fault {
     Stop,
     /// One of the three by chance.
     Mix,
+    /// The power is cut: what was not synced is kept, dropped or torn by chance. Started again on what is left.
+    Power,
+    /// The disk is full: by surprise, or seen early.
+    Full,
+    /// Each sync takes 1 to 5 s, for a while.
+    Slow,
+    /// Reads fail with EIO while it starts.
+    ReadError,
+    /// A write or a sync fails with EIO, and what was written before it is lost.
+    SyncError,
+    /// CLOCK_REALTIME jumps by up to an hour.
+    Clock,
 }
 
 impl Fault {
@@ -37,7 +51,22 @@ impl Fault {
             Fault::Term => "term",
             Fault::Stop => "stop",
             Fault::Mix => "mix",
+            Fault::Power => "power",
+            Fault::Full => "full",
+            Fault::Slow => "slow",
+            Fault::ReadError => "read-error",
+            Fault::SyncError => "sync-error",
+            Fault::Clock => "clock",
         }
+    }
+
+    /// The server that it needs.
+    pub fn config(self) -> Config {
+        let layer = match self {
+            Fault::Kill | Fault::Term | Fault::Stop | Fault::Mix => None,
+            _ => Some(LayerUse { record: matches!(self, Fault::Power | Fault::SyncError), reads: self == Fault::ReadError }),
+        };
+        Config { layer, ..Config::default() }
     }
 }
 
@@ -151,13 +180,14 @@ pub async fn run(server: &mut Server, plan: &Plan, history: &History) -> Result<
         let talker = Talker::start(server, &user(n), &user(n ^ 1), rng.random(), shared.clone()).await?;
         tasks.spawn(talker.run());
     }
-    let mut faults = Faults { server, plan, rng, shared: &shared, n: 0, start: Instant::now() };
+    let mut faults = Faults { server, plan, rng, shared: &shared, n: 0, acts: Acts::default(), start: Instant::now() };
     let made = tokio::select! {
         made = faults.make() => made,
         // A task that ends now has panicked: its clients would be missing from the evidence.
         ended = tasks.join_next() => bail!("a client ended: {ended:?}"),
     };
     made?;
+    faults.tell_acts()?;
     phase.send_replace(Phase::Drain);
     history.add(Event::Drain {});
     let settled = settle(&shared, &mut inbox, clients, plan).await;
@@ -216,11 +246,13 @@ struct Faults<'a> {
     rng: SmallRng,
     shared: &'a Shared,
     n: u32,
+    acts: Acts,
     start: Instant,
 }
 
 impl Faults<'_> {
     async fn make(&mut self) -> Result<()> {
+        self.prepare().await?;
         while self.n < self.plan.faults {
             // Three in four strike a chat in full swing, the others whatever the clients are at: connecting, resuming, binding.
             if self.rng.random_ratio(3, 4) {
@@ -280,6 +312,7 @@ impl Faults<'_> {
                 self.server.sigcont()?;
                 self.server.wait_ready().await?;
             }
+            fault => self.disk_fault(fault).await?,
         }
         self.shared.history.add(Event::Up { n });
         Ok(())

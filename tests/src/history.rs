@@ -146,6 +146,15 @@ pub enum Event {
         /// Which.
         kind: String,
     },
+    /// What a fault did, over the whole run. One that did nothing proves nothing.
+    Acted {
+        /// Which fault.
+        fault: String,
+        /// What.
+        what: String,
+        /// How often, or how much.
+        count: u64,
+    },
     /// The server takes clients again.
     Up {
         /// After which fault.

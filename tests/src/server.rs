@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use faults::{Layer, Word};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -56,12 +57,23 @@ pub struct Config {
     pub resume_timeout: u32,
     /// More configuration, in the server's own language: top-level TOML tables or Lua.
     pub extra: String,
+    /// Whether it runs on the layer of `chappe-faults`, and how.
+    pub layer: Option<LayerUse>,
+}
+
+/// How a server runs on the layer of `chappe-faults`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerUse {
+    /// What it changes in its data folder is recorded, so that the power can be cut.
+    pub record: bool,
+    /// Its reads are watched, so that they can fail.
+    pub reads: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let extra = String::new();
-        Config { domain: "localhost".into(), in_band_registration: true, certificate: true, resume_timeout: 600, extra }
+        Config { domain: "localhost".into(), in_band_registration: true, certificate: true, resume_timeout: 600, extra, layer: None }
     }
 }
 
@@ -84,6 +96,9 @@ pub struct Server {
     folder: Option<TempDir>,
     ports: Ports,
     certificates: Certificates,
+    layer: Option<Layer>,
+    /// More arguments of the next start.
+    arguments: Vec<&'static str>,
     /// How long a client made by [`Server::connector`] waits.
     pub deadline: Duration,
 }
@@ -109,8 +124,23 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("chappe-test-").tempdir()?;
         let certificates = Certificates::make(folder.path(), &config.domain)?;
         let ports = Ports { c2s: free_port()?, c2s_tls: free_port()?, admin: free_port()? };
-        let mut server = Server { kind, config, child: None, folder: Some(folder), ports, certificates, deadline: DEADLINE };
+        let mut server = Server {
+            kind,
+            config,
+            child: None,
+            folder: Some(folder),
+            ports,
+            certificates,
+            layer: None,
+            arguments: Vec::new(),
+            deadline: DEADLINE,
+        };
         std::fs::create_dir(server.data())?;
+        if let Some(how) = server.config.layer {
+            let layer = Layer::new(&server.data(), &server.folder().join("faults"))?;
+            layer.set(Word::Record, how.record.into())?;
+            server.layer = Some(layer);
+        }
         match kind {
             Kind::Chappe => chappe::configure(&server)?,
             Kind::Prosody => prosody::configure(&server)?,
@@ -180,6 +210,10 @@ impl Server {
             Kind::Chappe => chappe::command(self)?,
             Kind::Prosody => prosody::command(self),
         };
+        if let (Some(layer), Some(how)) = (&self.layer, self.config.layer) {
+            command.envs(layer.environment(&faults::library()?, how.reads));
+        }
+        command.args(std::mem::take(&mut self.arguments));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.folder());
         self.child = Some(command.spawn().with_context(|| format!("{command:?}"))?);
         Ok(())
@@ -223,6 +257,16 @@ impl Server {
         ask().unwrap_or(false)
     }
 
+    /// The next start is told to go on without what is lost.
+    pub fn accept_loss(&mut self) {
+        self.arguments.push("--accept-loss");
+    }
+
+    /// The layer that it runs on.
+    pub fn layer(&self) -> Result<&Layer> {
+        self.layer.as_ref().context("it runs on no layer")
+    }
+
     /// The process id.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.child.as_ref().context("it does not run")?.id())
@@ -242,7 +286,21 @@ impl Server {
         Ok(status)
     }
 
-    async fn wait_exit(&mut self) -> Result<ExitStatus> {
+    /// Waits until it has ended by itself or takes clients. None: it takes clients.
+    pub async fn ended_or_ready(&mut self) -> Result<Option<ExitStatus>> {
+        let start = Instant::now();
+        while !self.is_ready() {
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            ensure!(start.elapsed() < DEADLINE, "it neither ends nor is ready within {DEADLINE:?}:\n{}", self.log());
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(None)
+    }
+
+    /// Waits until it has ended.
+    pub async fn wait_exit(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.try_wait()? {
@@ -253,7 +311,7 @@ impl Server {
         }
     }
 
-    /// Ends it as a power cut ends a process.
+    /// Ends it without a word.
     pub async fn kill9(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.wait_exit().await.map(|_| ())

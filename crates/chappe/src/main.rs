@@ -68,6 +68,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 fn main() -> ExitCode {
     // Before anything touches TLS: with a provider of the process's choice nothing depends on which crates are linked.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    #[cfg(feature = "planted")]
+    plant();
     let cli = Cli::parse();
     let source = Source { file: cli.config, set: cli.set };
     let done = match cli.command.unwrap_or(Command::Run { accept_loss: false }) {
@@ -95,6 +97,16 @@ fn main() -> ExitCode {
         }
         Err(failed) => fail(failed.status, &failed.to_string(), failed.hint.as_deref()),
     }
+}
+
+/// Plants the bug that `CHAPPE_PLANT` names. Ordinary builds have no such thing.
+#[cfg(feature = "planted")]
+fn plant() {
+    use types::planted::{Bug, plant};
+    let Ok(name) = std::env::var("CHAPPE_PLANT") else { return };
+    let bug = Bug::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, bug)| bug);
+    assert!(bug.is_some(), "CHAPPE_PLANT={name}: no such bug");
+    plant(bug);
 }
 
 fn fail(status: u8, message: &str, hint: Option<&str>) -> ExitCode {

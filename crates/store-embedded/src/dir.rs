@@ -118,11 +118,45 @@ fn create(path: &Path) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
+    // A folder whose name is not durable takes all that is synced in it along.
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    };
+    create(parent)?;
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    match builder.create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        done => done?,
+    }
+    sync_above(parent)
+}
+
+/// Make the names in a folder durable that may be another's, whose names we may not read.
+fn sync_above(folder: &Path) -> io::Result<()> {
+    match File::open(folder) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened?.sync_all(),
+    }
+}
+
+/// Make the names of all folders in `folder` durable, its own, and that of the data directory around it.
+pub(crate) fn sync_names(folder: &Path) -> io::Result<()> {
+    sync_folders(folder)?;
+    folder.ancestors().skip(1).take(2).filter(|f| !f.as_os_str().is_empty()).try_for_each(sync_above)
+}
+
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// Nothing is there but what an interrupted beginning leaves, or what a file system puts there itself.

@@ -1,6 +1,6 @@
 //! Bugs planted on purpose, so that the simulation can show that it would see them.
 //!
-//! Without the feature `planted`, [`is`] is always false and costs nothing; only the simulation turns it on.
+//! Without the feature `planted`, [`is`] is always false and costs nothing; the simulation turns it on, and builds for the crash test.
 
 /// One mistake that somebody could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use anyhow::Result;
 use chappe_tests::checker;
 use chappe_tests::crash::{Fault, Plan, run};
 use chappe_tests::history::{self, History};
-use chappe_tests::server::{Config, Server};
+use chappe_tests::server::Server;
 use clap::Parser;
 
-/// Pairs of clients with XEP-0198 chat while the server (`CHAPPE_TEST_SERVER`: chappe or prosody) is killed and started again.
+/// Pairs of clients with XEP-0198 chat while the server (`CHAPPE_TEST_SERVER`: chappe or prosody) is killed and started again,
+/// or its disk fails.
 /// Ends with 0 if every column of the table is 0.
 #[derive(Parser)]
 struct Args {
@@ -20,8 +21,8 @@ struct Args {
     #[arg(long, default_value_t = 200)]
     kills: u32,
     /// Which fault.
-    #[arg(long, value_enum, ignore_case = true, default_value = "kill")]
-    signal: Fault,
+    #[arg(long, visible_alias = "signal", value_enum, ignore_case = true, default_value = "kill")]
+    fault: Fault,
     /// Pairs of clients.
     #[arg(long, default_value_t = 4)]
     pairs: usize,
@@ -57,7 +58,7 @@ async fn main() -> Result<ExitCode> {
             let plan = Plan {
                 pairs: args.pairs,
                 faults: args.kills,
-                fault: args.signal,
+                fault: args.fault,
                 seed: args.seed.unwrap_or_else(|| chappe_tests::random() >> 16),
                 up_max: Duration::from_millis(args.up_max_ms),
                 pace: Duration::from_millis(args.pace_ms),
@@ -66,7 +67,7 @@ async fn main() -> Result<ExitCode> {
                 ..Plan::default()
             };
             eprintln!("seed {}", plan.seed);
-            let mut server = Server::start(Config::default()).await?;
+            let mut server = Server::start(plan.fault.config()).await?;
             let result = run(&mut server, &plan, &History::new(Some(&args.history))?).await;
             if !result.as_ref().is_ok_and(checker::Verdict::is_good) {
                 eprintln!("seed {}; history {}; server's folder {}", plan.seed, args.history.display(), server.keep().display());

@@ -2,14 +2,14 @@
 
 use super::*;
 
-const J: &str = "juliet@x";
-const R: &str = "romeo@x";
+pub(super) const J: &str = "juliet@x";
+pub(super) const R: &str = "romeo@x";
 
-fn s(text: &str) -> String {
+pub(super) fn s(text: &str) -> String {
     text.to_owned()
 }
 
-fn sent_in(session: u32, id: &str) -> Event {
+pub(super) fn sent_in(session: u32, id: &str) -> Event {
     Event::Sent { client: s(J), session, to: s(R), address: s(R), id: s(id), body: format!("b{id}") }
 }
 
@@ -17,7 +17,7 @@ fn sent(id: &str) -> Event {
     sent_in(1, id)
 }
 
-fn acked(id: &str) -> Event {
+pub(super) fn acked(id: &str) -> Event {
     Event::Acked { client: s(J), id: s(id), by: AckBy::A }
 }
 
@@ -29,7 +29,7 @@ fn live(id: &str) -> Event {
     received(1, Via::Stream, id)
 }
 
-fn row(owner: &str, id: &str) -> Event {
+pub(super) fn row(owner: &str, id: &str) -> Event {
     let name = owner.split('@').next().unwrap();
     Event::Archived { owner: s(owner), row: format!("{name}-{id}"), from: s(J), to: s(R), id: s(id), body: format!("b{id}") }
 }

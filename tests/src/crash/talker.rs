@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Phase, Report, Shared};
-use crate::client::{self, Client, End, LoginRefused, Resumption, chat};
+use crate::client::{self, BindRefused, Client, End, LoginRefused, Resumption, chat};
 use crate::history::{AckBy, Event, Via};
 use crate::ns;
 use crate::server::{PASSWORD, Server};
@@ -159,6 +159,8 @@ impl Talker {
         if message.attr("type") == Some("error") {
             let id = message.attr("id").unwrap_or_default().to_owned();
             let condition = message.error_condition().unwrap_or_else(|| "none".into());
+            // Nothing more is to come of it; whether that is fair the checker knows.
+            self.shared.board(|b| b.sent.get_mut(&self.peer).map(|ids| ids.remove(&id)));
             return self.add(Event::Bounced { client: self.name.clone(), id, condition });
         }
         let stanza_id = message
@@ -213,7 +215,10 @@ impl Talker {
                 Ok(()) => return,
                 Err(e) => {
                     let refused = e.downcast_ref::<LoginRefused>().is_some_and(|r| r.condition == "temporary-auth-failure");
-                    if !refused {
+                    // A server without disk space may say so instead of taking a session.
+                    let full = self.shared.plan.fault == super::Fault::Full
+                        && e.downcast_ref::<BindRefused>().is_some_and(|r| r.condition == "resource-constraint");
+                    if !refused && !full {
                         self.ended(e);
                     }
                     self.client.cut();
