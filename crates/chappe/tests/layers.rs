@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may name any of ours: what composes, and what tests.
-const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests"];
+const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests", "fuzz"];
 
 /// A product of its own: it works against any XMPP server, so it knows nothing of this one.
 const APART: &[&str] = &["loadtest"];
