@@ -11,7 +11,7 @@ pub fn config(data: &[u8]) {
     if ["/", "\\", "file"].iter().any(|path| text.contains(path)) {
         return;
     }
-    match within(1 << 20 | 256 * text.len(), "configuration", || Config::parse(text)) {
+    match within((1 << 20) + 256 * text.len(), "configuration", || Config::parse(text)) {
         Ok(config) => {
             let written = config.to_toml(false);
             let again = Config::parse(&written).unwrap_or_else(|e| panic!("{written}\n{e}"));

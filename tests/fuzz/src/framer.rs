@@ -125,19 +125,18 @@ fn compare(stream: &[u8], framed: &Framed) {
     assert!(!(ended && document.state == State::Failed), "ended, but ill-formed");
 }
 
-/// Parse, serialise, parse: the same, for both parsers, in whatever namespace it is put.
+/// Parse, serialise, parse: the same, for both parsers, in whatever namespace it is put; each element in one of three.
 fn round(bytes: &[u8], element: &Element, header: &Header) {
     let wanted = sorted(element.clone());
-    for parent in [ns::CLIENT, "urn:other", ""] {
-        let written = element.to_bytes(parent);
-        assert_eq!(Element::parse(&written, parent).as_ref(), Ok(element), "{written:?}");
-        if written.len() <= witness::TEXT_BYTES_MAX {
-            assert_eq!(witness::element(&written, parent).as_ref(), Some(&wanted), "{written:?}");
-        }
-        // The same bytes without a tree between.
-        let mut again = Vec::new();
-        let tokens = Tokens::new(bytes, header.scope()).expect("was read before");
-        xml::rewrite(tokens, parent, &mut again).expect("was read before");
-        assert_eq!(again, written);
+    let parent = [ns::CLIENT, "urn:other", ""][bytes.len() % 3];
+    let written = element.to_bytes(parent);
+    assert_eq!(Element::parse(&written, parent).as_ref(), Ok(element), "{written:?}");
+    if written.len() <= witness::TEXT_BYTES_MAX {
+        assert_eq!(witness::element(&written, parent).as_ref(), Some(&wanted), "{written:?}");
     }
+    // The same bytes without a tree between.
+    let mut again = Vec::new();
+    let tokens = Tokens::new(bytes, header.scope()).expect("was read before");
+    xml::rewrite(tokens, parent, &mut again).expect("was read before");
+    assert_eq!(again, written);
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{LazyLock, Mutex};
 use store::{Completion, PlaneId, Read, Store};
 use store_embedded::journal::{Damage, Disk, DiskError, RecoverError, Survey, Write, recover};
@@ -55,9 +55,9 @@ fn open(dir: &Path) -> Result<Client, OpenError> {
         ..Options::default()
     };
     let store = Embedded::open(dir, options)?;
-    let (tell, heard) = channel();
-    // Whoever listens no more is not told.
-    let plane = store.register(Box::new(move |c| drop(tell.send(c))));
+    let (tell, heard) = sync_channel(1_024);
+    // Whoever listens no more is not told. There is one read or write at a time.
+    let plane = store.register(Box::new(move |c| drop(tell.try_send(c))));
     Ok(Client { store, plane, heard: Mutex::new(heard) })
 }
 

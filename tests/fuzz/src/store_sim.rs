@@ -74,7 +74,7 @@ impl World {
                 }
             }
             100..=199 => {
-                self.now = self.now + Duration::from_millis(u64::from(what - 100) * if what % 10 == 0 { 100 } else { 1 });
+                self.now = self.now + Duration::from_millis(u64::from(what - 100) * if what.is_multiple_of(10) { 100 } else { 1 });
                 self.store.step(self.now);
             }
             200..=229 => return self.restart(),

@@ -1,7 +1,7 @@
 //! What CI runs of the fuzz targets: every input of the corpora and of the regressions, and a short run of mutations from a
 //! fixed seed. What a mutation finds is kept in a file, whose name is printed; `just fuzz` searches for longer.
 
-use chappe_fuzz::TARGETS;
+use chappe_fuzz::{TARGETS, Target};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::fs;
@@ -48,11 +48,28 @@ fn inputs(folder: &str, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
 fn dictionary() -> Vec<Vec<u8>> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("xmpp.dict")).unwrap();
     let tokens = text.lines().filter_map(|line| line.strip_prefix('"')?.strip_suffix('"'));
-    tokens.map(|t| t.replace("\\x0a", "\n").replace("\\\"", "\"").replace("\\\\", "\\").into_bytes()).collect()
+    tokens.map(unescaped).collect()
+}
+
+/// A token with `\\`, `\"` and `\xAB` as the characters that they stand for.
+fn unescaped(token: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = token.bytes();
+    while let Some(b) = rest.next() {
+        out.push(match (b, if b == b'\\' { rest.next() } else { None }) {
+            (_, Some(b'x')) => {
+                let hex = [rest.next().unwrap(), rest.next().unwrap()];
+                u8::from_str_radix(std::str::from_utf8(&hex).unwrap(), 16).unwrap()
+            }
+            (_, Some(escaped)) => escaped,
+            (b, None) => b,
+        });
+    }
+    out
 }
 
 fn check(name: &str) {
-    let (_, target, mutations) = *TARGETS.iter().find(|(n, ..)| *n == name).unwrap();
+    let Target { run: target, mutations, .. } = *TARGETS.iter().find(|t| t.name == name).unwrap();
     let mut corpus = Vec::new();
     for folder in ["corpus", "regressions"] {
         for (path, input) in inputs(folder, name) {
@@ -105,7 +122,7 @@ macro_rules! targets { ($($name:ident)*) => {
     #[test]
     fn each_target_is_run() {
         let run = [$(stringify!($name)),*];
-        assert!(TARGETS.iter().map(|(name, ..)| *name).eq(run));
+        assert!(TARGETS.iter().map(|t| t.name).eq(run));
         for folder in ["corpus", "regressions"] {
             for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
