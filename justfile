@@ -33,6 +33,18 @@ sim SEEDS="1000" *ARGS:
 planted SEEDS="1000":
     crates/sim/planted.sh {{SEEDS}}
 
+# Fuzzes one target for so many minutes (nightly compiler, cargo-fuzz): `just fuzz framer 10`
+fuzz TARGET MINUTES="5":
+    tests/fuzz/fuzz.sh {{TARGET}} {{MINUTES}}
+
+# All targets, one after another, and a table at the end: `just fuzz-all 10`
+fuzz-all MINUTES="5":
+    tests/fuzz/fuzz.sh all {{MINUTES}}
+
+# What fuzzing has found to reach new code, made small, into the committed corpus
+fuzz-keep TARGET:
+    tests/fuzz/keep.sh {{TARGET}}
+
 # A chat while the server is killed again and again, or its disk fails: `just crash 200 kill`, `just crash 50 power`
 crash TIMES="200" FAULT="kill":
     cargo build --release -p chappe

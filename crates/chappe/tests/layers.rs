@@ -34,7 +34,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may name any of ours: what composes, and what tests.
-const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests", "faults-preload"];
+const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests", "faults-preload", "fuzz"];
+
+/// Of those, what only tests: it may name any heavy dependency.
+const TESTS: &[&str] = &["tests", "fuzz"];
 
 /// A product of its own: it works against any XMPP server, so it knows nothing of this one.
 const APART: &[&str] = &["loadtest", "faults"];
@@ -103,7 +106,7 @@ fn check(graph: &Graph, ours: &BTreeSet<String>) -> Vec<String> {
             faults.push(format!("{name} has no floor: give it one in ARCHITECTURE.md and in this test"));
         }
         for (heavy, owners) in OWNERS {
-            if direct.contains(*heavy) && !owners.contains(&name.as_str()) && name != "tests" {
+            if direct.contains(*heavy) && !owners.contains(&name.as_str()) && !TESTS.contains(&name.as_str()) {
                 faults.push(format!("{name} names {heavy}, which belongs to {}", owners.join(", ")));
             }
         }

@@ -133,6 +133,10 @@ impl Checkpoint {
             c.numbers.push((r.session()?, r.u64()?));
         }
         r.end()?;
+        // Far from where the number of the next row could overflow.
+        if c.last > u64::MAX / 2 {
+            return Err(Corrupt("checkpoint's row"));
+        }
         Ok(c)
     }
 }

@@ -116,8 +116,9 @@ pub fn archive_id(row: u64) -> String {
     format!("{row:012x}")
 }
 
-/// Reverses [`archive_id`].
+/// Reverses [`archive_id`]: a row has one id, so more zeros in front make none.
 pub fn parse_archive_id(id: &str) -> Option<u64> {
-    let ok = id.len() >= 12 && id.len() <= 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    ok.then(|| u64::from_str_radix(id, 16).ok())?
+    let ok = matches!(id.len(), 12..=16) && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let row = ok.then(|| u64::from_str_radix(id, 16).ok())??;
+    (id.len() == 12 || row >> 48 != 0 && !id.starts_with('0')).then_some(row)
 }

@@ -22,4 +22,5 @@ mod source;
 
 pub use dir::OpenError;
 pub use embedded::{Embedded, Options};
+pub use engine::survey;
 pub use shared::{OnFatal, READS_MAX};

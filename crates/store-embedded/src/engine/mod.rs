@@ -6,3 +6,4 @@ mod scan;
 
 pub(crate) use disk::{FjallDisk, FjallSource, Tuning};
 pub(crate) use mark::MarkFile;
+pub use scan::survey;

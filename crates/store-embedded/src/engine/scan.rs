@@ -18,6 +18,8 @@ const CLEAR: u8 = 4;
 const TRAILER: &[u8] = b"FJL\x03";
 const ITEM_HEAD: usize = 21;
 const START_BYTES: usize = 13;
+/// A batch's sequence number, which no checksum covers. So many nobody has written.
+const SEQNO_MAX: u64 = 1 << 56;
 
 /// fjall's journal files in a directory, oldest first. Empty if there is no directory.
 pub(crate) fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
@@ -37,13 +39,17 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     Ok(found)
 }
 
-/// What the journal in `dir` holds.
-pub(crate) fn survey(dir: &Path) -> Result<Survey, DiskError> {
+/// What fjall's journal in `dir` holds, without touching it: what every start judges.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn survey(dir: &Path) -> Result<Survey, DiskError> {
     let mut survey = Survey::default();
     let files = files(dir)?;
+    let mut seqno = None;
     for (n, (_, path)) in files.iter().enumerate() {
         let bytes = std::fs::read(path).map_err(|e| DiskError(format!("{}: {e}", path.display())))?;
-        let found = scan(&bytes);
+        let found = scan(&bytes, survey.last, &mut seqno);
         survey.last = found.last.or(survey.last);
         if let Some(mut damage) = found.damage {
             damage.file = path.display().to_string();
@@ -55,14 +61,16 @@ pub(crate) fn survey(dir: &Path) -> Result<Survey, DiskError> {
     Ok(survey)
 }
 
-fn scan(bytes: &[u8]) -> Survey {
+/// One file. `before` is the newest group of the files before it, `seqno` the newest sequence number.
+fn scan(bytes: &[u8], before: Option<u64>, seqno: &mut Option<u64>) -> Survey {
     let mut at = 0;
     let mut last = None;
     let what = loop {
-        match batch(&bytes[at..]) {
-            Ok((len, group)) => {
-                at += len;
-                last = group.or(last);
+        match batch(&bytes[at..]).and_then(|batch| batch.follows(last, before, *seqno)) {
+            Ok(batch) => {
+                at += batch.len;
+                last = batch.group.or(last);
+                *seqno = Some(batch.seqno);
             }
             Err(what) => break what,
         }
@@ -78,7 +86,7 @@ fn scan(bytes: &[u8]) -> Survey {
         at: at as u64,
         bytes: used as u64,
         what: what.to_owned(),
-        beyond: beyond(&rest[..used], last),
+        beyond: beyond(&rest[..used], last.or(before)),
         sealed: false,
     };
     Survey { last, damage: Some(damage) }
@@ -99,16 +107,44 @@ fn used(bytes: &[u8]) -> usize {
 
 /// The number of an intact group somewhere in `rest`, later than `last`.
 fn beyond(rest: &[u8], last: Option<u64>) -> Option<u64> {
-    (1..rest.len()).filter(|at| rest[*at] == START && rest.get(at + START_BYTES).is_some_and(|t| *t == ITEM || *t == CLEAR)).find_map(
+    (0..rest.len()).filter(|at| rest[*at] == START && rest.get(at + START_BYTES).is_some_and(|t| *t == ITEM || *t == CLEAR)).find_map(
         |at| {
-            let (_, group) = batch(&rest[at..]).ok()?;
+            let group = batch(&rest[at..]).ok()?.group;
             group.filter(|g| last.is_none_or(|last| *g > last))
         },
     )
 }
 
-/// One intact batch at the start of `bytes`: its length and the group it names, if any.
-fn batch(bytes: &[u8]) -> Result<(usize, Option<u64>), &'static str> {
+/// An intact batch.
+struct Batch {
+    len: usize,
+    seqno: u64,
+    /// The group that it names, if any.
+    group: Option<u64>,
+    /// It holds more than that name.
+    has_cells: bool,
+}
+
+impl Batch {
+    /// The batch, if its group has the number that is due behind `last`, which stands in the same file. A group that
+    /// replaced another one whole (a write that went to the wrong place) is intact, and the other one is missing all the same.
+    fn follows(self, last: Option<u64>, before: Option<u64>, seqno: Option<u64>) -> Result<Batch, &'static str> {
+        // Of two values of a cell the engine takes that with the greater number, so a wrong one could bring back an old value.
+        if self.seqno >= SEQNO_MAX || seqno.is_some_and(|newest| self.seqno <= newest) {
+            return Err("a sequence number does not grow");
+        }
+        match (self.group, last.or(before)) {
+            (Some(group), Some(newest)) if group <= newest => Err("an earlier group stands there again"),
+            // A start that accepted a loss has left numbers out, and says so with a group that holds nothing. Between files
+            // the engine's tables may have what is not there.
+            (Some(group), Some(newest)) if group - newest > 1 && last.is_some() && self.has_cells => Err("a group is missing there"),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// One intact batch at the start of `bytes`.
+fn batch(bytes: &[u8]) -> Result<Batch, &'static str> {
     let (head, _) = bytes.split_at_checked(START_BYTES).ok_or("ends within a batch's head")?;
     if head[0] != START {
         return Err("no batch begins there");
@@ -141,7 +177,8 @@ fn batch(bytes: &[u8]) -> Result<(usize, Option<u64>), &'static str> {
     if xxh3_64(&bytes[START_BYTES..at]) != number(&end[1..9]) {
         return Err("checksum of a batch does not match");
     }
-    Ok((at + 9 + TRAILER.len(), group))
+    let seqno = number(&head[5..]);
+    Ok(Batch { seqno, len: at + 9 + TRAILER.len(), group, has_cells: count > 1 })
 }
 
 fn number(bytes: &[u8]) -> u64 {
