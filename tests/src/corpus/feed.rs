@@ -269,14 +269,16 @@ impl Run<'_> {
 
     /// Whether nothing more is to be waited for.
     fn is_enough(&self) -> Result<bool> {
+        if self.entry.at.is_bound() && !self.answered {
+            return Ok(false);
+        }
         let text = self.seen.text();
         for part in &self.entry.sees {
             if !text.contains(&expand_text(part, self.vars)?) {
                 return Ok(false);
             }
         }
-        let bound = self.entry.at.is_bound();
-        Ok(outcome::is(&self.entry.expect, &self.seen.code(self.entry.at)) && (self.answered || !bound))
+        Ok(outcome::is(&self.entry.expect, &self.seen.code(self.entry.at)))
     }
 
     fn take(&mut self, item: Item) {
