@@ -67,6 +67,11 @@ features:
 reference:
     cargo run -q -p chappe -- reference
 
+# The corpus of bad input at length; `just bad-input D13 F` for a part of it
+bad-input *IDS:
+    cargo build --release -p chappe
+    CHAPPE_BIN=$PWD/target/release/chappe cargo run --release -p chappe-tests --bin bad-input -- {{IDS}}
+
 # CPU and memory beside Prosody (from Debian) in the same run, into docs/figures.md: `just figures --quick --out target`
 figures *ARGS:
     cargo run --release -p chappe-loadtest -- figures {{ARGS}}

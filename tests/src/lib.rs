@@ -15,6 +15,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod corpus;
 pub mod crash;
 pub mod history;
 pub mod peer;

@@ -272,6 +272,16 @@ impl Server {
         Ok(self.child.as_ref().context("it does not run")?.id())
     }
 
+    /// Fails with the end of its log if the process has ended by itself.
+    pub fn pid_alive(&mut self) -> Result<u32> {
+        if let Some(status) = self.try_wait()? {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            bail!("the server has ended: {status}; its log, last line first:\n{}", tail.join("\n"));
+        }
+        self.pid()
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("pid 0")?;
         Ok(kill_process(pid, signal)?)
@@ -397,6 +407,7 @@ impl Server {
             tls: trusting(self.ca())?,
             mechanism: None,
             deadline: self.deadline,
+            reset: false,
         })
     }
 

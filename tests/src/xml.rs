@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rxml::{Event, Parse};
+use rxml::{Event, Parse, WithOptions as _};
 
 /// An element with its children, namespaces resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -158,6 +158,9 @@ pub enum Item {
     Close,
 }
 
+/// Bytes of a name or an attribute's value that a server may send.
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes to items. A new one is made for each stream restart (RFC 6120 §4.3.3).
 pub struct StreamParser {
     parser: rxml::Parser,
@@ -168,7 +171,9 @@ pub struct StreamParser {
 
 impl Default for StreamParser {
     fn default() -> Self {
-        StreamParser { parser: rxml::Parser::new(), stack: Vec::new(), opened: false, items: VecDeque::new() }
+        // RFC 6120 sets no bound to an attribute's value; without this the parser's would be 8 KiB.
+        let options = rxml::Options { max_token_length: TOKEN_BYTES_MAX, ..rxml::Options::default() };
+        StreamParser { parser: rxml::Parser::with_options(options), stack: Vec::new(), opened: false, items: VecDeque::new() }
     }
 }
 

@@ -5,7 +5,7 @@ use entity::module::{Ctx, Flow, Hook, Module, Phase, Point, Work};
 use entity::state::State;
 use stanza::Child;
 use std::sync::Arc;
-use types::ns;
+use types::{Jid, ns};
 
 /// See the file.
 pub const MODULE: Module = Module {
@@ -21,7 +21,11 @@ fn strip(ctx: &Ctx<'_>, _: &State, work: &mut Work) -> Flow {
     let forged = |c: &Child| match c.ns.as_str() {
         ns::CARBONS => c.name == "sent" || c.name == "received",
         ns::MAM => true,
-        ns::DELAY => c.attr("from").is_some_and(|from| ctx.settings.hosts(&from.to_lowercase())),
+        // In whatever spelling: who checks it compares what they parse.
+        ns::DELAY => c
+            .attr("from")
+            .and_then(|from| Jid::parse(&from).ok())
+            .is_some_and(|from| from.local().is_none() && ctx.settings.hosts(from.domain())),
         _ => false,
     };
     if work.stanza.children.iter().any(forged) {
@@ -41,6 +45,9 @@ mod tests {
             "<c:sent xmlns:c='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'/></c:sent>",
             "<result xmlns='urn:xmpp:mam:2' id='1'/>",
             "<delay xmlns='urn:xmpp:delay' from='X' stamp='2020-01-01T00:00:00Z'/>",
+            "<delay xmlns='urn:xmpp:delay' from='x.' stamp='2020-01-01T00:00:00Z'/>",
+            "<delay xmlns='urn:xmpp:delay' from='ｘ' stamp='2020-01-01T00:00:00Z'/>",
+            "<delay xmlns='urn:xmpp:delay' from='x/y' stamp='2020-01-01T00:00:00Z'/>",
         ] {
             for to in ["romeo@x/orchard", "juliet@x/chamber"] {
                 let (name, resource) = to.split_once("@x/").unwrap();

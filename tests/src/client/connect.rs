@@ -32,6 +32,8 @@ pub struct Connector {
     pub mechanism: Option<Mechanism>,
     /// How long any one step may take.
     pub deadline: Duration,
+    /// The connection is reset where it would be closed.
+    pub reset: bool,
 }
 
 /// A stream under TLS, before login.
@@ -88,6 +90,9 @@ impl Connector {
     async fn secure_now(&self) -> Result<Secured> {
         let tcp = TcpStream::connect(self.address).await.map_err(|e| End::Broken(e.to_string()))?;
         tcp.set_nodelay(true)?;
+        if self.reset {
+            tcp.set_zero_linger()?;
+        }
         let mut config = (*self.tls).clone();
         let io: Box<dyn super::stream::Io> = if self.direct_tls {
             Box::new(tcp)

@@ -93,37 +93,69 @@ impl Stream {
         Ok(())
     }
 
+    /// The next item of what has been read, if it is complete.
+    fn read_item(&mut self) -> Result<Option<Item>> {
+        // Only up to the end of an item: behind <success/> another stream begins, for another parser.
+        let mut unread = self.input.as_slice();
+        let item = self.parser.advance(&mut unread)?;
+        let read = self.input.len() - unread.len();
+        self.input.drain(..read);
+        match item {
+            Some(Item::Element(e)) if e.is("error", ns::STREAM) => {
+                let condition = e.children().find(|c| c.ns == ns::STREAMS && c.name != "text");
+                Err(End::Error(condition.map_or_else(|| "none".into(), |c| c.name.clone())).into())
+            }
+            Some(Item::Close) => Err(End::Closed.into()),
+            item => Ok(item),
+        }
+    }
+
     /// The next item of the stream. Safe to cancel.
     pub async fn next(&mut self) -> Result<Item> {
         loop {
-            // Only up to the end of an item: behind <success/> another stream begins, for another parser.
-            let mut unread = self.input.as_slice();
-            let item = self.parser.advance(&mut unread)?;
-            let read = self.input.len() - unread.len();
-            self.input.drain(..read);
-            if let Some(item) = item {
-                return match item {
-                    Item::Element(e) if e.is("error", ns::STREAM) => {
-                        let condition = e.children().find(|c| c.ns == ns::STREAMS && c.name != "text");
-                        Err(End::Error(condition.map_or_else(|| "none".into(), |c| c.name.clone())).into())
-                    }
-                    Item::Close => Err(End::Closed.into()),
-                    item => Ok(item),
-                };
+            if let Some(item) = self.read_item()? {
+                return Ok(item);
             }
-            let writing = !self.out.is_empty() || self.flush;
-            self.input.reserve(READ_BYTES);
-            tokio::select! {
-                read = self.read.read_buf(&mut self.input) => {
-                    match read {
-                        Ok(0) => return Err(End::Broken("end of file".into()).into()),
-                        Ok(_) => {}
-                        Err(e) => return Err(broken(e).into()),
-                    }
-                }
-                written = Self::write_some(&mut self.write, &mut self.out, &mut self.flush), if writing => written?,
+            self.step().await??;
+        }
+    }
+
+    /// As [`next`](Self::next), but `None` as soon as all that was queued is written. What cannot be written any more is
+    /// forgotten: a server that ends a stream may have said why, and that is still to be read.
+    pub(crate) async fn next_or_written(&mut self) -> Result<Option<Item>> {
+        loop {
+            if let Some(item) = self.read_item()? {
+                return Ok(Some(item));
+            }
+            if self.out.is_empty() && !self.flush {
+                return Ok(None);
+            }
+            if self.step().await?.is_err() {
+                self.out.clear();
+                self.flush = false;
             }
         }
+    }
+
+    /// Reads or writes something. The inner result is that of writing.
+    async fn step(&mut self) -> Result<Result<(), End>> {
+        let writing = !self.out.is_empty() || self.flush;
+        self.input.reserve(READ_BYTES);
+        tokio::select! {
+            read = self.read.read_buf(&mut self.input) => {
+                match read {
+                    Ok(0) => Err(End::Broken("end of file".into()).into()),
+                    Ok(_) => Ok(Ok(())),
+                    Err(e) => Err(broken(e).into()),
+                }
+            }
+            written = Self::write_some(&mut self.write, &mut self.out, &mut self.flush), if writing => Ok(written),
+        }
+    }
+
+    /// Queues bytes that need not be XML.
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
     }
 
     /// The next element.
@@ -134,9 +166,19 @@ impl Stream {
         }
     }
 
+    /// Sends nothing more; what comes is still read.
+    pub(crate) async fn shutdown(&mut self) {
+        let _ = self.write.shutdown().await;
+    }
+
+    /// What comes next is a stream header again.
+    pub(crate) fn restart(&mut self) {
+        self.parser = StreamParser::default();
+    }
+
     /// Opens the stream, or opens it anew (RFC 6120 §4.3.3); gives the features.
     pub async fn open(&mut self, domain: &str) -> Result<Element> {
-        self.parser = StreamParser::default();
+        self.restart();
         self.push(&format!(
             "<?xml version='1.0'?><stream:stream xmlns='{}' xmlns:stream='{}' to='{}' version='1.0' xml:lang='en'>",
             ns::CLIENT,

@@ -30,7 +30,7 @@ pub(super) fn configure(server: &Server) -> Result<()> {
     }
     text += "[log]\nlevel = \"debug\"\n[limits]\n";
     text += &format!("resume_timeout = \"{}s\"\n", config.resume_timeout);
-    for rate in RATES {
+    for rate in RATES.iter().filter(|r| !config.extra.contains(**r)) {
         text += &format!("{rate} = \"off\"\n");
     }
     text += &config.extra;
