@@ -91,8 +91,9 @@ pub fn run_less(seed: u64, mode: Mode, less: &Less, keep: Keep) -> Outcome {
     if world.book.failure.is_none() {
         let end = world.now + world.plan.fault_ms;
         world.faulty = true;
-        if let Stores::Hostile(store) = &world.store {
-            store.set_hostility(world.plan.hostility.clone());
+        match &world.store {
+            Stores::Sim(store) => store.set_faults(world.plan.disk.clone()),
+            Stores::Hostile(store) => store.set_hostility(world.plan.hostility.clone()),
         }
         world.at(0, 500, Event::Fault);
         for client in 0..world.clients.len() {

@@ -117,6 +117,7 @@ impl Plan {
             // What is said too early is seen when its speaker dies right behind it.
             weights[2] = 12;
         }
+        let poison = if rng.random_bool(0.2) { rng.random_range(10..60) } else { 0 };
         let (edges, cores) = (rng.random_range(1..=3), rng.random_range(1..=4));
         let unlucky = if rng.random_bool(0.5) { 0 } else { rng.random::<u32>() & rng.random::<u32>() };
         Plan {
@@ -126,9 +127,10 @@ impl Plan {
             shards: [1, 2, 8, 8, 16][rng.random_range(0..5)],
             accounts,
             forgetful,
-            poison: if rng.random_bool(0.2) { rng.random_range(10..60) } else { 0 },
+            poison,
             blackout: rng.random_bool(if all_late { 0.7 } else { 0.2 }),
-            prompt: rng.random_bool(0.5),
+            // What makes accounts panic is still on its way when the faults end.
+            prompt: rng.random_bool(0.6) && poison == 0,
             unlucky: (rng.random(), unlucky),
             cut_short: if rng.random_bool(0.3) { rng.random_range(100..3_000) } else { 0 },
             fault_ms: rng.random_range(10_000..40_000),

@@ -4,13 +4,12 @@ use super::Account;
 use crate::effect::{Effect, Effects};
 use crate::module::{Ctx, Flow, Point, Work};
 use crate::row::{OFFLINE, Owed, Row};
-use crate::session::Session;
+use crate::session::{Session, tail_stanzas_max};
 use frame::{PeerMsg, SharedStanza};
 use smallvec::SmallVec;
 use stanza::{Child, Condition, Kind, MessageType, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
-use types::limit::TAIL_STANZAS_MAX;
 use types::unlucky::{self, Bound};
 use types::{BareJid, Origin, SessionId, Timestamp, ns};
 use xml::Element;
@@ -20,7 +19,7 @@ const PRESENCE_WITHIN: Duration = Duration::from_secs(10);
 /// Offline messages that one session has on its way at a time; more follow as it acknowledges.
 pub(super) fn flush_window() -> usize {
     // At its unluckiest still enough for what waits to be over one day.
-    unlucky::at_most(Bound::FlushWindow, TAIL_STANZAS_MAX / 2).max(16)
+    unlucky::at_most(Bound::FlushWindow, tail_stanzas_max() / 2).max(16)
 }
 
 impl Account {

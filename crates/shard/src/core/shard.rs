@@ -140,20 +140,25 @@ impl Shard {
         if !self.slots.contains_key(&jid) {
             self.load(&jid, false, cx);
         }
-        let Some(slot) = self.slots.get_mut(&jid) else { return };
+        self.take(now, &jid, frame.body, cx);
+    }
+
+    /// An input of an entity that is awake, or loads.
+    fn take(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
+        let Some(slot) = self.slots.get_mut(jid) else { return self.refuse(jid, body, cx) };
         match &mut slot.entity {
             Entity::Loading { parked, .. } if parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX).max(4) => {
-                parked.push_back(frame.body)
+                parked.push_back(body)
             }
             Entity::Loading { missed, .. } => {
-                if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &frame.body
+                if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &body
                     && missed.len() < MISSED_MAX
                 {
                     missed.insert(from.clone());
                 }
-                self.refuse(&jid, frame.body, cx);
+                self.refuse(jid, body, cx);
             }
-            Entity::Awake(_) => self.input(now, &jid, frame.body, cx),
+            Entity::Awake(_) => self.input(now, jid, body, cx),
         }
     }
 
@@ -261,7 +266,8 @@ impl Shard {
                 self.loading -= 1;
                 self.carry_out(jid, Ticket::NONE, fx, cx);
                 for body in parked {
-                    self.input(now, jid, body, cx);
+                    // One of them may make it panic: then it loads again, and the others wait once more.
+                    self.take(now, jid, body, cx);
                 }
                 for from in missed {
                     self.tell(jid, &from, PeerMsg::StateAgain, cx);

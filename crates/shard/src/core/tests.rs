@@ -266,6 +266,26 @@ fn a_forward_that_panics_bounces_and_is_confirmed() {
     assert!(back.iter().any(|m| matches!(m, PeerMsg::Confirm { origin: o } if *o == origin(2))), "{back:?}");
 }
 
+/// It panics over the first of the inputs that waited while it loaded: the others wait again, and are not lost.
+#[test]
+fn what_waits_behind_a_panic_is_taken_later() {
+    let mut b = Bench::new(Order::Journal);
+    let body = PeerMsg::Forward {
+        origin: Origin { session: SessionId { epoch: 1, seq: 1 }, n: 1, k: 0 },
+        prev: None,
+        ticket: Ticket::NONE,
+        durable: true,
+        stanza: Arc::new(parse("<message to='romeo@x' id='p'><body>poison</body></message>", "juliet@x")),
+    };
+    b.edge("romeo@x", 1, EdgeMsg::Create { req: ReqId(1), credentials: "keys".into() });
+    let peer = Peer { from: BareJid::parse("juliet@x").unwrap(), from_epoch: EPOCH, to: BareJid::parse("romeo@x").unwrap(), body };
+    b.host.handle_frame(b.now, ToShard { shard: ShardId(0), epoch: EPOCH, body: ToShardBody::Peer(peer) });
+    b.edge("romeo@x", 2, EdgeMsg::Credentials { req: ReqId(7) });
+    let out = b.settle();
+    let answered = |m: &ShardMsg| matches!(m, ShardMsg::Credentials { req: ReqId(7), answer: frame::CredentialsAnswer::Known(_) });
+    assert!(said(&out).iter().any(|m| answered(m)), "{out:?}");
+}
+
 #[test]
 fn while_an_entity_loads_its_inputs_park_within_a_bound() {
     let mut b = Bench::new(Order::Journal);
