@@ -179,6 +179,29 @@ pub enum EdgeMsg {
     },
 }
 
+impl EdgeMsg {
+    /// The session that it is about; those that begin one name none.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            EdgeMsg::Enable { session, .. }
+            | EdgeMsg::Submit { session, .. }
+            | EdgeMsg::Acked { session, .. }
+            | EdgeMsg::Active { session, .. }
+            | EdgeMsg::Ask { session, .. }
+            | EdgeMsg::Detach { session, .. }
+            | EdgeMsg::Close { session, .. } => Some(*session),
+            EdgeMsg::Reattach { copy, .. } => Some(copy.session),
+            EdgeMsg::Credentials { .. }
+            | EdgeMsg::LoginEnded { .. }
+            | EdgeMsg::Create { .. }
+            | EdgeMsg::SetCredentials { .. }
+            | EdgeMsg::Remove { .. }
+            | EdgeMsg::Bind { .. }
+            | EdgeMsg::Resume { .. } => None,
+        }
+    }
+}
+
 /// What an edge holds of a session, handed to a new owner.
 #[derive(Clone, Debug)]
 pub struct SessionCopy {

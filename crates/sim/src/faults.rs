@@ -382,6 +382,7 @@ impl World {
         let slots: Vec<u64> =
             self.conns.iter().filter(|(_, c)| c.party == p && c.core.concerns().is_some_and(concerned)).map(|(slot, _)| *slot).collect();
         for slot in slots {
+            self.cover_conn(slot, || "a new owner".into());
             self.with_conn(slot, |c, now| c.handle_placement(now, shard, epoch));
         }
     }

@@ -57,6 +57,8 @@ pub struct Less {
     pub faults: Option<BTreeSet<u32>>,
     /// Clients do so many things in all.
     pub acts: Option<u32>,
+    /// A cluster of this size instead: see [`Plan::crowd`].
+    pub crowd: Option<usize>,
     /// Only these bounds are unusual.
     pub bounds: Option<u32>,
     /// What else is left out.
@@ -66,6 +68,9 @@ pub struct Less {
 impl Less {
     /// Leave it out of a plan.
     pub(crate) fn apply(&self, plan: &mut Plan) {
+        if let Some(clients) = self.crowd {
+            plan.crowd(clients.max(2));
+        }
         if let Some(bounds) = self.bounds {
             plan.unlucky.1 &= bounds;
         }
@@ -101,6 +106,7 @@ impl fmt::Display for Less {
             words.push(format!("faults={}", faults.iter().map(u32::to_string).collect::<Vec<_>>().join(",")));
         }
         words.extend(self.acts.map(|n| format!("acts={n}")));
+        words.extend(self.crowd.map(|n| format!("crowd={n}")));
         words.extend(self.bounds.map(|mask| {
             let names = Bound::ALL.iter().filter(|b| mask & (1 << **b as u32) != 0).map(|b| format!("{b:?}"));
             format!("bounds={}", names.collect::<Vec<_>>().join(","))
@@ -122,6 +128,7 @@ impl FromStr for Less {
                     less.faults = Some(list(numbers).iter().map(|n| n.parse()).collect::<Result<_, _>>().context("a number of a fault")?);
                 }
                 Some(("acts", n)) => less.acts = Some(n.parse().context("how many acts")?),
+                Some(("crowd", n)) => less.crowd = Some(n.parse().context("how many clients")?),
                 Some(("bounds", names)) => {
                     let mut mask = 0;
                     for name in list(names) {
@@ -134,7 +141,7 @@ impl FromStr for Less {
                     Some((_, without)) => drop(less.without.insert(*without)),
                     None => {
                         let known: Vec<&str> = Without::ALL.iter().map(|(name, _)| *name).collect();
-                        bail!("{word}: known are faults=…, acts=…, bounds=…, {}", known.join(", "));
+                        bail!("{word}: known are faults=…, acts=…, crowd=…, bounds=…, {}", known.join(", "));
                     }
                 },
             }
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_it_says_it_reads() {
-        for text in ["", "faults=1,7 acts=30 bounds=LoadPage,InputsHeld lucky calm", "faults= one"] {
+        for text in ["", "faults=1,7 acts=30 crowd=9 bounds=LoadPage,InputsHeld lucky calm", "faults= one"] {
             let less: Less = text.parse().unwrap();
             assert_eq!(less.to_string(), text);
         }

@@ -8,6 +8,7 @@ mod audit;
 mod book;
 mod check;
 mod client;
+mod coverage;
 mod faults;
 mod less;
 mod net;
@@ -17,6 +18,7 @@ mod shrink;
 mod trace;
 mod world;
 
+pub use coverage::Coverage;
 pub use less::{Less, Without};
 pub use plan::Mode;
 pub use shrink::shrink;
@@ -84,7 +86,19 @@ pub fn run(seed: u64, mode: Mode, keep: Keep) -> Outcome {
 
 /// Run one seed without some of its trouble.
 pub fn run_less(seed: u64, mode: Mode, less: &Less, keep: Keep) -> Outcome {
-    let mut world = World::new(seed, mode, less.clone(), Trace::new(keep != Keep::Hash, keep == Keep::All));
+    play(World::new(seed, mode, less.clone(), Trace::new(keep != Keep::Hash, keep == Keep::All))).0
+}
+
+/// Run one seed and take down which event met which state.
+pub fn run_covering(seed: u64, mode: Mode, coverage: &mut Coverage) -> Outcome {
+    let mut world = World::new(seed, mode, Less::default(), Trace::new(false, false));
+    world.coverage = Some(Coverage::default());
+    let (outcome, seen) = play(world);
+    coverage.add(seen);
+    outcome
+}
+
+fn play(mut world: World) -> (Outcome, Coverage) {
     world.say_plan();
     types::unlucky::set(world.plan.unlucky.0, world.plan.unlucky.1);
     set_up(&mut world);
@@ -132,7 +146,7 @@ pub fn run_less(seed: u64, mode: Mode, less: &Less, keep: Keep) -> Outcome {
     }
     types::unlucky::set(0, 0);
     let lines = world.trace.lines().map(str::to_owned).collect();
-    Outcome {
+    let outcome = Outcome {
         failure: world.book.failure.clone(),
         simulated_ms: world.now,
         messages: world.book.messages.len() as u64,
@@ -143,7 +157,8 @@ pub fn run_less(seed: u64, mode: Mode, less: &Less, keep: Keep) -> Outcome {
         acts: world.acts,
         hash: world.trace.hash(),
         lines,
-    }
+    };
+    (outcome, world.coverage.unwrap_or_default())
 }
 
 /// Accounts are made, clients come online and subscribe to each other.

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "how long a real run took is told to who started it; the simulation itself has no clock")]
 
 use anyhow::bail;
-use chappe_sim::{Keep, Less, Mode, run_less, shrink};
+use chappe_sim::{Coverage, Keep, Less, Mode, run_covering, run_less, shrink};
 use clap::{Parser, ValueEnum};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,9 @@ struct Args {
     /// Make the failing run of this seed small, and show what is left of it.
     #[arg(long, requires = "seed")]
     shrink: bool,
+    /// Show which event met which state, and how often.
+    #[arg(long)]
+    coverage: bool,
     /// Go on after a failure, and count.
     #[arg(long)]
     keep_going: bool,
@@ -87,10 +90,15 @@ fn all() -> anyhow::Result<()> {
     let began = Instant::now();
     let (mut simulated, mut runs, mut failures) = (0, 0u64, 0u64);
     let (mut messages, mut deliveries, mut resumed, mut refused) = (0, 0, 0, 0);
+    let mut coverage = Coverage::default();
     let mut told = Instant::now();
     for seed in first..last {
         for &mode in modes {
-            let outcome = run_less(seed, mode, &args.less, if args.trace { Keep::All } else { Keep::Hash });
+            let outcome = if args.coverage {
+                run_covering(seed, mode, &mut coverage)
+            } else {
+                run_less(seed, mode, &args.less, if args.trace { Keep::All } else { Keep::Hash })
+            };
             runs += 1;
             simulated += outcome.simulated_ms;
             messages += outcome.messages;
@@ -122,6 +130,9 @@ fn all() -> anyhow::Result<()> {
         runs as f64 / took,
         simulated as f64 / 1_000.0 / took,
     );
+    if args.coverage {
+        println!("{}", coverage.table());
+    }
     if failures > 0 {
         bail!("{failures} failures");
     }

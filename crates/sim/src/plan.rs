@@ -159,6 +159,15 @@ impl Plan {
         }
     }
 
+    /// Two edges, two cores, and so many accounts with one client each, of which each knows all others.
+    pub fn crowd(&mut self, clients: usize) {
+        let some = self.clients.clone();
+        let one = |account| ClientPlan { account, named: true, ..some[account % some.len()].clone() };
+        self.clients = (0..clients).map(one).collect();
+        (self.accounts, self.forgetful, self.edges) = (clients, vec![false; clients], 2);
+        self.parties = if self.mode == Mode::Embedded { 2 } else { 4 };
+    }
+
     /// Clients stay, and acknowledge at once.
     pub fn steady(&mut self) {
         for c in &mut self.clients {

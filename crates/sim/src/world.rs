@@ -2,6 +2,7 @@
 
 use crate::book::Book;
 use crate::client::{Client, Phase, Wish};
+use crate::coverage::{Coverage, Of, account_state, session_state, variant};
 use crate::less::Less;
 use crate::net::{Link, Owner, Party, Payload, View, Waiting};
 use crate::plan::{Mode, Plan};
@@ -136,6 +137,8 @@ pub struct World {
     pub trace: Trace,
     /// What clients said and heard.
     pub book: Book,
+    /// What met what, if somebody wants to know.
+    pub coverage: Option<Coverage>,
     /// The clients.
     pub clients: Vec<Client>,
     /// Connections, by slot.
@@ -190,6 +193,7 @@ impl World {
             rng,
             trace,
             book: Book::default(),
+            coverage: None,
             clients,
             conns: BTreeMap::new(),
             parties: Vec::new(),
@@ -345,6 +349,7 @@ impl World {
         let due = self.conns.iter().find(|(_, c)| !self.parties[c.party].stopped && c.core.next_timeout().0 <= self.now);
         if let Some((slot, _)) = due {
             let slot = *slot;
+            self.cover_conn(slot, || "a time-out".into());
             self.with_conn(slot, |c, now| c.handle_timeout(now));
         }
     }
@@ -456,6 +461,7 @@ impl World {
                     // One that comes again names a later ticket than its row has.
                     self.tickets.entry(id.to_string()).or_insert(*ticket);
                 }
+                self.cover_shard(p, &frame);
                 self.trace.note(u64::from(frame.shard.0) << 8 | 2);
                 self.say(|| format!("→ p{p} {}", brief_shard(&frame)));
                 if let ToShardBody::Peer(Peer { body: PeerMsg::Request { stanza }, .. }) = &frame.body {
@@ -470,8 +476,30 @@ impl World {
                 self.trace.note(frame.conn.slot << 8 | 3);
                 self.say(|| format!("→ c{} e{} {}", frame.conn.slot, frame.epoch.0, clip(&format!("{:?}", frame.body))));
                 let slot = frame.conn.slot;
+                self.cover_conn(slot, || variant(&frame.body));
                 self.with_conn(slot, |c, now| c.handle_frame(now, *frame));
             }
+        }
+    }
+
+    fn cover_shard(&mut self, p: usize, frame: &ToShard) {
+        let Some(coverage) = &mut self.coverage else { return };
+        let (jid, session) = match &frame.body {
+            ToShardBody::Edge(e) => (&e.account, e.body.session()),
+            ToShardBody::Peer(peer) => (&peer.to, None),
+        };
+        let shards = self.parties[p].host.iter().flat_map(|h| h.shards()).filter(|s| s.id == frame.shard && s.epoch == frame.epoch);
+        let account = shards.flat_map(|s| s.accounts()).find(|a| a.state.jid == *jid);
+        match &frame.body {
+            ToShardBody::Edge(e) => coverage.note(Of::Session, session_state(account, session), variant(&e.body)),
+            ToShardBody::Peer(peer) => coverage.note(Of::Account, account_state(account), variant(&peer.body)),
+        }
+    }
+
+    /// Something meets a connection.
+    pub(crate) fn cover_conn(&mut self, slot: u64, event: impl FnOnce() -> String) {
+        if let (Some(coverage), Some(conn)) = (&mut self.coverage, self.conns.get(&slot)) {
+            coverage.note(Of::Connection, conn.core.state_name(), event());
         }
     }
 
@@ -525,6 +553,9 @@ impl World {
                     !full && self.send(conn.party, owner.party, Payload::Shard(Box::new(frame)))
                 });
                 if !taken {
+                    if let Some(coverage) = &mut self.coverage {
+                        coverage.note(Of::Connection, conn.core.state_name(), "a full link".into());
+                    }
                     conn.core.handle_unreachable(now);
                 }
             }
@@ -566,6 +597,7 @@ impl World {
     }
 
     fn reach_server(&mut self, slot: u64, bytes: Option<Bytes>) {
+        self.cover_conn(slot, || if bytes.is_some() { "bytes".into() } else { "the socket gone".into() });
         let Some(conn) = self.conns.get_mut(&slot) else { return };
         match bytes {
             Some(bytes) => {

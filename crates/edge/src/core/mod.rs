@@ -311,6 +311,46 @@ impl Connection {
         self.session.as_ref().filter(|s| !s.left).map(|s| s.id)
     }
 
+    /// How far it is, in a word or two, for whoever counts what has been tried: one of [`Connection::STATES`].
+    pub fn state_name(&self) -> &'static str {
+        match (&self.asked, &self.session, self.end) {
+            (Some(asked), ..) => match asked.what {
+                Ask::Credentials => "asks for keys",
+                Ask::Bind { .. } => "binds",
+                Ask::Resume { .. } => "resumes",
+                Ask::Enable { .. } => "enables",
+                Ask::Register(_) => "registers",
+            },
+            (None, Some(s), _) if s.left => "has left",
+            (None, Some(_), End::Closed) => "leaves",
+            (None, Some(_), End::Closing(_)) => "closes",
+            (None, Some(s), End::Open) => match s.link {
+                session::Link::Attached => "attached",
+                session::Link::Lost => "lost its owner",
+                session::Link::Reattaching(_) => "re-attaches",
+            },
+            (None, None, End::Open) => "negotiates",
+            (None, None, _) => "ends",
+        }
+    }
+
+    /// All that [`Connection::state_name`] says.
+    pub const STATES: [&'static str; 13] = [
+        "negotiates",
+        "asks for keys",
+        "registers",
+        "binds",
+        "resumes",
+        "enables",
+        "attached",
+        "lost its owner",
+        "re-attaches",
+        "closes",
+        "leaves",
+        "has left",
+        "ends",
+    ];
+
     /// This connection's name.
     pub fn id(&self) -> ConnId {
         self.id

@@ -369,7 +369,9 @@ impl Shard {
                     let from = peer.from.clone();
                     let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
                     if !ok && let Some(slot) = self.slots.get_mut(jid) {
-                        slot.poison.add_forward(from, origin);
+                        slot.poison.add_forward(from.clone(), origin);
+                        // Its sender need not wait to find that nobody answers: it comes again, and bounces.
+                        self.peer(jid, &from, PeerMsg::Refuse { origin }, cx);
                     }
                     return;
                 }
