@@ -48,7 +48,7 @@ fuzz-keep TARGET:
 # A chat while the server is killed again and again, or its disk fails: `just crash 200 kill`, `just crash 50 power`
 crash TIMES="200" FAULT="kill":
     cargo build --release -p chappe
-    CHAPPE_BIN=target/release/chappe cargo run --release -p chappe-tests --bin crash -- --kills {{TIMES}} --fault {{FAULT}}
+    CHAPPE_BIN=$PWD/target/release/chappe cargo run --release -p chappe-tests --bin crash -- --kills {{TIMES}} --fault {{FAULT}}
 
 # Every fault of the disk and the clock at length
 crash-disk:
@@ -57,7 +57,11 @@ crash-disk:
 # A server that does not flush must be caught by power cuts: this succeeds when the crash test fails
 crash-planted TIMES="3":
     cargo build --features planted -p chappe --target-dir target/planted
-    ! CHAPPE_PLANT=no-sync CHAPPE_BIN=target/planted/debug/chappe cargo run -p chappe-tests --bin crash -- --kills {{TIMES}} --fault power
+    ! CHAPPE_PLANT=no-sync CHAPPE_BIN=$PWD/target/planted/debug/chappe cargo run -p chappe-tests --bin crash -- --kills {{TIMES}} --fault power
+
+# What docs/promise.md says, run, and its figures written: `just promise`, `just promise --long power`
+promise *ARGS:
+    tests/promise.sh {{ARGS}}
 
 # The table of RFCs and XEPs in the README, made anew
 features:
