@@ -284,7 +284,7 @@ fn what_waits_behind_a_panic_is_taken_later() {
     b.edge("romeo@x", 2, EdgeMsg::Credentials { req: ReqId(7) });
     let out = b.settle();
     let answered = |m: &ShardMsg| matches!(m, ShardMsg::Credentials { req: ReqId(7), answer: frame::CredentialsAnswer::Known(_) });
-    assert!(said(&out).iter().any(|m| answered(m)), "{out:?}");
+    assert!(said(&out).iter().any(answered), "{out:?}");
 }
 
 #[test]
