@@ -57,7 +57,7 @@ pub struct Less {
     pub faults: Option<BTreeSet<u32>>,
     /// Clients do so many things in all.
     pub acts: Option<u32>,
-    /// A cluster of this size instead: see [`Plan::crowd`].
+    /// Two edges, two cores, and so many accounts with one client each, of which each knows all others.
     pub crowd: Option<usize>,
     /// Only these bounds are unusual.
     pub bounds: Option<u32>,

@@ -3,6 +3,10 @@
 //!
 //! One thread, one source of chance: a seed replays exactly. Nothing of it is a model: what runs is what the server runs,
 //! only sockets, threads, gRPC, placement's consensus and the disk are imitated. Start with [`run`].
+//!
+//! A seed draws a plan (`plan`): the cluster, its clients, tiny bounds in the product ([`types::unlucky`]), and what breaks
+//! (`faults`). What clients said and heard is in a book (`book`), which `check` holds against the store. A run that fails is made
+//! small by [`shrink()`], which leaves things out of the plan ([`Less`]); [`run_covering`] counts which event met which state.
 
 mod audit;
 mod book;
