@@ -68,7 +68,7 @@ impl World {
             return;
         }
         self.say(|| "the node dies".into());
-        self.tickets.clear();
+        self.tickets.values_mut().for_each(|ticket| *ticket = types::Ticket::NONE);
         self.book.lost.push(self.now);
         if let Stores::Sim(store) = &self.store {
             store.crash();

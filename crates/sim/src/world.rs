@@ -458,7 +458,7 @@ impl World {
                 if let ToShardBody::Peer(Peer { body: PeerMsg::Forward { ticket, stanza, .. }, .. }) = &frame.body
                     && let Some(id) = &stanza.id
                 {
-                    // One that comes again names a later ticket than its row has.
+                    // One that comes again names a later ticket than its row has; none of an earlier life of the node is looked at.
                     self.tickets.entry(id.to_string()).or_insert(*ticket);
                 }
                 self.cover_shard(p, &frame);
