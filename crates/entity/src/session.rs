@@ -12,9 +12,9 @@ use types::limit::TAIL_STANZAS_MAX;
 use types::unlucky::{self, Bound};
 use types::{Attach, ConnId, Epoch, FullJid, Instant, Jid, SessionId, Timestamp};
 
-/// [`TAIL_STANZAS_MAX`]; at its unluckiest still enough for a client to come online and read its archive.
+/// [`TAIL_STANZAS_MAX`], for whoever must leave room in a tail.
 pub fn tail_stanzas_max() -> usize {
-    unlucky::at_most(Bound::TailStanzas, TAIL_STANZAS_MAX).max(200)
+    unlucky::at_most(Bound::TailStanzas, TAIL_STANZAS_MAX)
 }
 /// Bytes of a session's tail, beside [`TAIL_STANZAS_MAX`].
 pub const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -41,8 +41,12 @@ impl Coverage {
         let mut out = String::new();
         for of in [Of::Connection, Of::Session, Of::Account] {
             let pairs: Vec<_> = self.seen.iter().filter(|((o, ..), _)| *o == of).collect();
-            let mut states: Vec<&str> = pairs.iter().map(|((_, s, _), _)| *s).collect();
+            let mut states: Vec<&'static str> = pairs.iter().map(|((_, s, _), _)| *s).collect();
             let mut events: Vec<&str> = pairs.iter().map(|((.., e), _)| e.as_str()).collect();
+            if of == Of::Connection {
+                // Also those that were never met.
+                states.extend(edge::core::Connection::STATES);
+            }
             states.sort_unstable();
             states.dedup();
             events.sort_unstable();
@@ -52,7 +56,7 @@ impl Coverage {
             let _ = writeln!(out, "|---|{}", "---:|".repeat(events.len()));
             for state in states {
                 let cell = |event: &&str| {
-                    let n = self.seen.get(&(of, state_of(&pairs, state), (*event).to_owned())).copied().unwrap_or(0);
+                    let n = self.seen.get(&(of, state, (*event).to_owned())).copied().unwrap_or(0);
                     if n == 0 { "–".to_owned() } else { n.to_string() }
                 };
                 let _ = writeln!(out, "| {state} | {} |", events.iter().map(cell).collect::<Vec<_>>().join(" | "));
@@ -60,12 +64,6 @@ impl Coverage {
         }
         out
     }
-}
-
-type Pair<'a> = (&'a (Of, &'static str, String), &'a u64);
-
-fn state_of(pairs: &[Pair<'_>], state: &str) -> &'static str {
-    pairs.iter().map(|((_, s, _), _)| *s).find(|s| *s == state).unwrap_or("")
 }
 
 /// How an account has a session.

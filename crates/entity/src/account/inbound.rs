@@ -18,8 +18,7 @@ use xml::Element;
 const PRESENCE_WITHIN: Duration = Duration::from_secs(10);
 /// Offline messages that one session has on its way at a time; more follow as it acknowledges.
 pub(super) fn flush_window() -> usize {
-    // At its unluckiest still enough for what waits to be over one day.
-    unlucky::at_most(Bound::FlushWindow, tail_stanzas_max() / 2).max(16)
+    unlucky::at_most(Bound::FlushWindow, tail_stanzas_max() / 2)
 }
 
 impl Account {

@@ -147,7 +147,7 @@ impl Shard {
     fn take(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return self.refuse(jid, body, cx) };
         match &mut slot.entity {
-            Entity::Loading { parked, .. } if parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX).max(4) => {
+            Entity::Loading { parked, .. } if parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => {
                 parked.push_back(body)
             }
             Entity::Loading { missed, .. } => {
