@@ -6,6 +6,9 @@ use crate::world::{Event, Stores, World};
 use rand::Rng;
 use types::{Epoch, ShardId};
 
+/// Milliseconds in which somebody who has logged in anew has said something.
+const FIRST_WORDS_MS: u64 = 5_000;
+
 impl World {
     /// The cluster starts for the first time.
     pub fn begin(&mut self) {
@@ -513,6 +516,29 @@ impl World {
             self.say(|| format!("s{} moves", shard.0));
             self.give(shard);
         }
+    }
+
+    /// Everybody goes for a while and logs in anew, until soon after one of them has said something: what an account writes
+    /// for the first time is under way.
+    pub fn log_in_anew(&mut self) {
+        self.nobody_until = self.now + self.rng.random_range(2_000..12_000);
+        for client in 0..self.clients.len() {
+            self.clients[client].close();
+            self.grant(client);
+        }
+        self.run_until(self.nobody_until);
+        let patient_until = self.now + FIRST_WORDS_MS;
+        while !self.somebody_owes() && self.now < patient_until && self.book.failure.is_none() {
+            self.run_until(self.now + 1);
+        }
+        let soon = self.rng.random_range(1..=100);
+        let end = self.now + self.rng.random_range(0..=soon);
+        self.run_until(end);
+    }
+
+    fn somebody_owes(&self) -> bool {
+        let hosts = self.parties.iter().filter_map(|p| p.host.as_ref());
+        hosts.flat_map(|h| h.shards()).flat_map(|s| s.accounts()).any(|a| !a.outbox().is_empty())
     }
 
     /// No more faults: everything that is down comes back.

@@ -123,6 +123,9 @@ fn play(mut world: World) -> (Outcome, Coverage) {
             world.check_bounds();
         }
     }
+    if world.plan.blackout && world.plan.first_words && world.book.failure.is_none() {
+        world.log_in_anew();
+    }
     if world.book.failure.is_none() {
         world.heal();
         let healed = world.now;

@@ -38,6 +38,8 @@ pub struct Plan {
     pub poison: u32,
     /// Everything stops at once when the faults end.
     pub blackout: bool,
+    /// Everybody logs in anew before it, and it comes amid their first words.
+    pub first_words: bool,
     /// What was down is there again when the faults end, and the service with it, within [`crate::PROMPT_MS`].
     pub prompt: bool,
     /// Bounds that are smaller than usual: see [`types::unlucky`].
@@ -129,6 +131,7 @@ impl Plan {
             forgetful,
             poison,
             blackout: rng.random_bool(if all_late { 0.7 } else { 0.2 }),
+            first_words: rng.random_bool(0.5),
             // What makes accounts panic is still on its way when the faults end.
             prompt: rng.random_bool(0.6) && poison == 0,
             unlucky: (rng.random(), unlucky),

@@ -155,6 +155,8 @@ pub struct World {
     pub quiet: bool,
     /// Those that went when the faults ended may come back.
     pub returned: bool,
+    /// Everybody stays away until then.
+    pub nobody_until: u64,
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     pub(crate) sockets: Vec<Option<u64>>,
     pub(crate) epoch: u32,
@@ -202,6 +204,7 @@ impl World {
             faulty: false,
             quiet: false,
             returned: false,
+            nobody_until: 0,
             links: BTreeMap::new(),
             sockets,
             epoch: 0,
@@ -639,8 +642,7 @@ impl World {
     }
 
     fn connect(&mut self, client: usize) {
-        let late = self.quiet && !self.returned && self.plan.late(client);
-        if self.sockets[client].is_some() || late || (!self.quiet && self.plan.away(client, self.now)) {
+        if self.sockets[client].is_some() || self.is_away(client) {
             if self.sockets[client].is_none() {
                 self.at(200, 1_000, Event::Connect { client });
             }
@@ -662,6 +664,12 @@ impl World {
         self.clients[client].connect(slot, self.now);
         self.say(|| format!("  k{client} connects as c{slot} to p{party}"));
         self.grant(client);
+    }
+
+    /// Does it stay away, by habit or because all do?
+    fn is_away(&self, client: usize) -> bool {
+        let late = self.quiet && !self.returned && self.plan.late(client);
+        late || self.now < self.nobody_until || (!self.quiet && self.plan.away(client, self.now))
     }
 
     /// What a client wants done.
@@ -705,8 +713,7 @@ impl World {
             self.cut_client(client, true);
             return;
         }
-        let late = self.quiet && !self.returned && self.plan.late(client);
-        let away = late || (!self.quiet && self.plan.away(client, self.now));
+        let away = self.is_away(client);
         if self.clients[client].phase != Phase::Online {
             return;
         }
