@@ -14,14 +14,18 @@ size() { if [ -n "$long" ]; then echo "$2"; else echo "$1"; fi; } # SHORT LONG
 
 # What a run prints goes to a log; the lines that count go between the marks of its name.
 write() { # NAME COMMAND-AS-TYPED LOG LINES
-    local text
+    local text lock
     text=$(printf '%s, commit %s, %s × %s: `%s`\n\n```text\n%s\n```' "$(date -u +%F)" "$(git rev-parse --short HEAD)" "$(nproc)" \
         "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1)" "$2" "$(tail -n "$4" "$3")")
+    # Several of these may run at once.
+    exec {lock}>target/promise.lock
+    flock "$lock"
     TEXT=$text awk -v name="<!-- $1 -->" '
         $0 == name { print; print ENVIRON["TEXT"]; skip = 1; next }
         skip && $0 == "<!-- end -->" { skip = 0 }
         !skip' "$page" >"$page.new"
     mv "$page.new" "$page"
+    exec {lock}>&-
 }
 prove() { # NAME LINES COMMAND-AS-TYPED COMMAND…
     local name=$1 lines=$2 typed=$3 log=target/promise-$1.log

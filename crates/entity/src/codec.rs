@@ -146,7 +146,12 @@ impl Reader {
     }
 
     /// Nothing is left.
+    pub fn is_done(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// Nothing may be left.
     pub fn end(&self) -> Result<(), Corrupt> {
-        if self.data.is_empty() { Ok(()) } else { Err(Corrupt("trailing bytes")) }
+        if self.is_done() { Ok(()) } else { Err(Corrupt("trailing bytes")) }
     }
 }

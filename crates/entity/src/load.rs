@@ -343,7 +343,8 @@ impl Account {
             .flat_map(|o| o.owed.iter().map(|s| (o.pos.row, *s)))
             .filter(|(_, s)| *s != OFFLINE && !known.contains(s))
             .collect();
-        for (row, session) in gone {
+        let waits = sessions.iter().flat_map(|s| s.waits.iter().map(|row| (*row, s.id)));
+        for (row, session) in gone.into_iter().chain(waits) {
             self.state.log.reroute(row, session);
         }
         for row in sessions {
@@ -400,6 +401,7 @@ impl Account {
         let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
         s.soft = Arc::new(Soft { sm: row.sm, ..soft });
         s.given = row.given;
+        s.waits = row.waits;
         // Cells that an attach has not removed yet say nothing new.
         s.cells = cells.iter().map(|t| t.m).collect();
         if let Some(d) = row.detached {
@@ -414,6 +416,7 @@ impl Account {
             s.tail = d.tail.into_iter().map(|t| Output { m: t.m, pos: t.pos, stanza: t.stanza }).collect();
             let behind: Vec<TailRow> = cells.into_iter().filter(|t| t.m > d.m).collect();
             let rows: Vec<u64> = s.tail.iter().map(|o| o.pos).chain(behind.iter().map(|t| t.pos)).flatten().map(|p| p.row).collect();
+            s.waits.retain(|row| !rows.contains(row));
             // Those that only a cell says were given to it: the cell goes with the next attach, the session's row must say it.
             let mut given: Vec<(u64, u64)> = s.given.clone();
             given.extend(rows.iter().filter(|row| !s.given.iter().any(|(r, _)| r == *row)).map(|row| (*row, 0)));

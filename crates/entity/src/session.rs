@@ -82,6 +82,9 @@ pub struct Session {
     /// Rows that waited for whoever comes next and were given to this session, with the number that they got: until the
     /// checkpoint knows it, only the session row says so.
     pub given: Vec<(u64, u64)>,
+    /// Rows that name this session, and wait for whoever comes next nevertheless, behind older ones that do: only the session
+    /// row says so.
+    pub waits: Vec<u64>,
     /// Outputs of a detached session that lie in cells of their own, behind its row.
     pub cells: Vec<u64>,
     /// XEP-0352: what waits for the client to become active, newest per sender. Presence and messages apart: neither may
@@ -113,6 +116,7 @@ impl Session {
             pos: Pos::default(),
             asked: VecDeque::new(),
             given: Vec::new(),
+            waits: Vec::new(),
             cells: Vec::new(),
             held: BTreeMap::new(),
             flushed: false,
@@ -242,6 +246,8 @@ pub struct SessionRow {
     pub sm: Option<Sm>,
     /// See [`Session::given`].
     pub given: Vec<(u64, u64)>,
+    /// See [`Session::waits`].
+    pub waits: Vec<u64>,
     /// Nobody but this row holds it.
     pub detached: Option<DetachedRow>,
     /// Nobody holds it any more, and no edge that still has a copy may bring it back: until then its client hears how
@@ -331,6 +337,7 @@ impl SessionRow {
             bound_at: s.bound_at,
             sm: s.soft.sm.clone(),
             given: s.given.clone(),
+            waits: s.waits.clone(),
             detached: None,
             lost: None,
         }
@@ -338,7 +345,7 @@ impl SessionRow {
 
     /// The row that says: it cannot be resumed.
     pub fn lost(s: &Session, until: Timestamp) -> SessionRow {
-        SessionRow { given: Vec::new(), lost: Some(until), ..SessionRow::attached(s) }
+        SessionRow { given: Vec::new(), waits: Vec::new(), lost: Some(until), ..SessionRow::attached(s) }
     }
 
     /// The row that says: detached, and all that this row alone holds.
@@ -383,6 +390,13 @@ impl SessionRow {
                 encode_soft(&mut w, &d.soft);
             }
         }
+        // The rare one, and the last: without it the row is as rows were before there was any.
+        if !self.waits.is_empty() {
+            w.u64(self.waits.len() as u64);
+            for row in &self.waits {
+                w.u64(*row);
+            }
+        }
         w.finish()
     }
 
@@ -411,8 +425,10 @@ impl SessionRow {
             2 => lost = Some(Timestamp(r.u64()?)),
             _ => return Err(Corrupt("session row")),
         }
+        let waits = if r.is_done() { 0 } else { r.count()? };
+        let waits = (0..waits).map(|_| r.u64()).collect::<Result<_, _>>()?;
         r.end()?;
-        Ok(SessionRow { id, jid, attach, bound_at, sm, given, detached, lost })
+        Ok(SessionRow { id, jid, attach, bound_at, sm, given, waits, detached, lost })
     }
 }
 

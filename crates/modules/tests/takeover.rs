@@ -4,7 +4,7 @@ use chappe_modules::pipeline;
 use entity::session::Link;
 use entity::testing::{World, jid};
 use frame::{EdgeMsg, SessionCopy, ShardMsg};
-use stanza::{MessageType, Stanza};
+use stanza::{MessageType, Parsed, Stanza};
 use std::sync::Arc;
 use types::{Attach, ConnId, ReqId, SessionId};
 
@@ -12,6 +12,12 @@ use types::{Attach, ConnId, ReqId, SessionId};
 fn begin() -> (World, ConnId, SessionCopy) {
     let mut world = World::new(pipeline());
     world.run("juliet/balcony comes\njuliet/balcony enables\nromeo/orchard comes\njuliet/balcony fades");
+    let (conn, copy) = held(&mut world);
+    (world, conn, copy)
+}
+
+/// What Juliet's edge holds of her session.
+fn held(world: &mut World) -> (ConnId, SessionCopy) {
     let s = &world.account(&jid("juliet")).state.sessions[0];
     let conn = s.conn().expect("attached");
     let copy = SessionCopy {
@@ -26,7 +32,7 @@ fn begin() -> (World, ConnId, SessionCopy) {
         outputs: s.tail.iter().cloned().collect(),
         soft: s.soft.clone(),
     };
-    (world, conn, copy)
+    (conn, copy)
 }
 
 fn reattach(world: &mut World, conn: ConnId, copy: &SessionCopy) {
@@ -168,4 +174,99 @@ fn state_is_kept_before_it_is_accepted() {
     let keep = said.iter().position(|m| matches!(m, ShardMsg::Keep { .. })).expect("kept");
     let outcome = said.iter().position(|m| matches!(m, ShardMsg::Outcome { accepted, .. } if *accepted == n)).expect("accepted");
     assert!(keep < outcome);
+}
+
+/// Juliet took a window of what Romeo had sent her, her core died, and he sends another message while she is awaited; her
+/// edge's copy, and what is still to come.
+fn busy() -> (World, ConnId, SessionCopy, Vec<String>) {
+    let mut world = World::new(pipeline());
+    world.create(&jid("juliet"));
+    world.run("romeo/orchard comes");
+    // As many are on their way at a time, beside her own presence.
+    let window = entity::session::tail_stanzas_max() / 2 - 1;
+    for i in 0..window + 3 {
+        world.act(&format!("romeo/orchard > <message to='juliet@x' type='chat' id='{i}'><body>hi</body></message>"));
+    }
+    for step in ["juliet/balcony binds", "juliet/balcony enables", "juliet/balcony > <presence/>", "wait 120", "juliet/balcony fades"] {
+        world.act(step);
+    }
+    let (conn, copy) = held(&mut world);
+    world.act("juliet reloads");
+    world.act("romeo/orchard > <message to='juliet@x/balcony' type='chat' id='late'><body>hi</body></message>");
+    let rest = (window..window + 3).map(|i| i.to_string()).chain(["late".to_owned()]).collect();
+    (world, conn, copy, rest)
+}
+
+/// The messages that a frame of her edge brings.
+fn brings(world: &mut World, conn: ConnId, msg: EdgeMsg) -> Vec<String> {
+    let said = world.said(&jid("juliet"), |a, ctx, fx| a.handle_edge(ctx, conn, msg, fx));
+    let message = |m| match m {
+        ShardMsg::Deliver { output, .. } => output.stanza.id.as_deref().map(str::to_owned),
+        _ => None,
+    };
+    said.into_iter().filter_map(message).collect()
+}
+
+fn again(copy: &SessionCopy) -> EdgeMsg {
+    EdgeMsg::Reattach { req: ReqId(77), copy: Box::new(copy.clone()) }
+}
+
+const NONE: [&str; 0] = [];
+
+/// What comes while a session is awaited goes behind the older messages that its client has had no time for.
+#[test]
+fn what_comes_meanwhile_does_not_overtake() {
+    let (mut world, conn, copy, rest) = busy();
+    assert_eq!(brings(&mut world, conn, again(&copy)), NONE);
+    // Nor when the next owner dies as well.
+    world.act("juliet reloads");
+    let copy = SessionCopy { attach: Attach(copy.attach.0 + 1), ..copy };
+    assert_eq!(brings(&mut world, conn, again(&copy)), NONE);
+    let acked = EdgeMsg::Acked { session: copy.session, attach: Attach(copy.attach.0 + 1), m: copy.m };
+    assert_eq!(brings(&mut world, conn, acked), rest);
+}
+
+/// Nor is it taken for had because the session got a later one: it wants no old messages any more, but its own.
+#[test]
+fn what_waits_is_not_had() {
+    let (mut world, conn, copy, rest) = busy();
+    assert_eq!(brings(&mut world, conn, again(&copy)), NONE);
+    let says = |world: &mut World, copy: &SessionCopy, n: u64, priority: &str| {
+        let xml = format!("<presence><priority>{priority}</priority></presence>");
+        let Ok(Parsed::Stanza(stanza)) = Stanza::parse(xml.into_bytes().into(), types::ns::CLIENT) else { panic!() };
+        let stanza = Arc::new(stanza.with_from(copy.jid.clone()));
+        let (session, attach) = (copy.session, copy.attach);
+        brings(world, conn, EdgeMsg::Submit { session, attach, n, attempt: 1, stanza })
+    };
+    let (_, copy) = held(&mut world);
+    assert_eq!(says(&mut world, &copy, copy.accepted + 1, "-1"), NONE);
+    world.act("romeo/orchard > <message to='juliet@x/balcony' type='chat' id='later'><body>hi</body></message>");
+    let (_, copy) = held(&mut world);
+    assert_eq!(copy.outputs.last().and_then(|o| o.stanza.id.as_deref()), Some("later"));
+    for died in 0..2 {
+        world.act("juliet reloads");
+        let copy = SessionCopy { attach: Attach(copy.attach.0 + died), ..copy.clone() };
+        assert_eq!(brings(&mut world, conn, again(&copy)), NONE);
+    }
+    let (_, copy) = held(&mut world);
+    let acked = EdgeMsg::Acked { session: copy.session, attach: copy.attach, m: copy.m };
+    assert_eq!(brings(&mut world, conn, acked), NONE);
+    assert_eq!(says(&mut world, &copy, copy.accepted + 1, "0"), rest);
+}
+
+/// What a session acknowledged is not given to the next one, though the owner dies right behind its end.
+#[test]
+fn what_was_had_is_not_given_to_the_next() {
+    let mut world = World::new(pipeline());
+    world.create(&jid("juliet"));
+    world.run("romeo/orchard comes");
+    world.act("romeo/orchard > <message to='juliet@x' type='chat' id='1'><body>hi</body></message>");
+    for step in ["binds", "enables", "> <presence/>", "acks", "goes"] {
+        world.act(&format!("juliet/balcony {step}"));
+    }
+    world.act("juliet reloads");
+    for step in ["binds", "> <presence/>"] {
+        world.act(&format!("juliet/chamber {step}"));
+    }
+    assert!(world.heard("juliet/chamber").iter().all(|s| s.id.as_deref() != Some("1")));
 }

@@ -3,6 +3,7 @@
 use super::inbound::{flush_window, takes_offline};
 use super::{Account, Lost};
 use crate::effect::{Effect, Effects};
+use crate::log::Open;
 use crate::module::{ConflictPolicy, Ctx};
 use crate::row::OFFLINE;
 use crate::session::{Link, Session, SessionRow, TailRow};
@@ -264,6 +265,9 @@ impl Account {
         let Some(missing) = taken_over else {
             return fx.push(Effect::Edge(conn, ShardMsg::Reattached { req, answer: None }));
         };
+        if adopts {
+            self.let_wait(id, &copy);
+        }
         self.move_to(id, conn, fx);
         let Some(s) = self.state.session(id) else { return };
         let answer = Reattached { session: id, attach: s.attach, accepted: copy.accepted, adopted: adopts || repeats };
@@ -328,6 +332,7 @@ impl Account {
         }
         let State { sessions, log, .. } = &mut self.state;
         let Some(s) = sessions.iter_mut().find(|s| s.id == id) else { return };
+        s.waits.retain(|row| !claimed.contains(row));
         s.given.extend(claimed.iter().map(|row| (*row, u64::MAX)));
         let in_tail: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
         let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
@@ -337,6 +342,24 @@ impl Account {
                 given.1 = m;
             }
         }
+    }
+
+    /// What came while an adopted session was awaited went to it, though nobody knew that it takes what waits. Where some of
+    /// that has no room yet, the rows of the session behind it wait as well. The session row that follows names them.
+    fn let_wait(&mut self, id: SessionId, copy: &SessionCopy) {
+        let State { sessions, log, .. } = &mut self.state;
+        let Some(s) = sessions.iter_mut().find(|s| s.id == id && takes_offline(s)) else { return };
+        let Some(first) = log.owed_to(OFFLINE).next().map(|o| o.pos.row) else { return };
+        let in_tail = |row: u64| s.tail.iter().any(|o| o.pos.is_some_and(|p| p.row == row));
+        let had = |row: u64| row <= copy.pos.row && !s.given.iter().any(|(r, m)| *r == row && *m > copy.m);
+        let alone = |o: &&Open| o.owed.as_slice() == [id] && !o.had;
+        let ours = log.owed_to(id).filter(alone).map(|o| o.pos.row).filter(|row| *row > first && !had(*row) && !in_tail(*row));
+        let rows: Vec<u64> = ours.collect();
+        for row in &rows {
+            log.reroute(*row, id);
+        }
+        s.given.retain(|(row, _)| !rows.contains(row));
+        s.waits.extend(rows);
     }
 
     /// This owner has the session in memory; the edge may lack outputs that a broken link lost.

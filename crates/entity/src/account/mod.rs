@@ -16,6 +16,7 @@ use crate::effect::{Effect, Effects, ReadId};
 use crate::log::CHECKPOINT_EVERY;
 use crate::module::{Ctx, IqHandler, LogScan};
 use crate::outbox::{Key, Outbox};
+use crate::row::OFFLINE;
 use crate::seal::Seals;
 use crate::session::{HELD_MAX, Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
@@ -399,6 +400,7 @@ impl Account {
         for s in sessions {
             // From here on the checkpoint says that the others are settled.
             s.given.retain(|(row, _)| log.get(*row).is_some_and(|o| o.owed.contains(&s.id)));
+            s.waits.retain(|row| log.get(*row).is_some_and(|o| o.owed.contains(&OFFLINE)));
         }
         self.checkpoint_at = Instant::NEVER;
         if self.state.log.dirty() == 0 {
@@ -684,6 +686,10 @@ impl Account {
         }
         if let Some(next) = self.state.route_bare(false).first().copied() {
             self.flush_offline(ctx, next, fx);
+        }
+        // What it had acknowledged must not come to the next one: it goes with the session's row, which said whose it was.
+        if self.state.log.is_settled_since_cursor() {
+            self.write_cursor(fx);
         }
     }
 }
