@@ -63,8 +63,26 @@ impl Latency {
     }
 }
 
+/// One second of a run, for plots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Second {
+    /// Its end, in seconds since the measured time began; negative while it warmed up.
+    pub at: f64,
+    /// What was counted in it.
+    pub count: u64,
+    /// What went wrong in it.
+    pub errors: u64,
+    /// Latencies of what was counted in it, if anything was.
+    pub latency: Option<Latency>,
+    /// CPU of the server's process, in CPUs.
+    pub cpu: Option<f64>,
+    /// The server's resident memory at its end, KiB.
+    pub rss_kib: Option<u64>,
+}
+
 /// What came of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Outcome {
     /// What was counted in the measured time: logins, messages delivered, sessions.
     pub count: u64,
@@ -84,6 +102,10 @@ pub struct Outcome {
     pub latency: Option<Latency>,
     /// What went wrong, of the whole run.
     pub faults: Faults,
+    /// Second by second.
+    pub series: Vec<Second>,
+    /// How often each latency was seen in the measured time: the upper end of a bucket in microseconds, and the count.
+    pub histogram: Vec<(u64, u64)>,
 }
 
 impl Outcome {
