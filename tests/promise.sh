@@ -62,10 +62,10 @@ failed=()
 for name in "${names[@]}"; do
     case $name in
     # Each seed once as one node and once as a cluster.
-    simulation) sim "$name" 1 --seeds "$(size 1000 50000)" ;;
-    determinism) sim "$name" 1 --seeds "$(size 100 2000)" --twice ;;
+    simulation) sim "$name" 1 --seeds "$(size 1000 50000)" --jobs "$(nproc)" ;;
+    determinism) sim "$name" 1 --seeds "$(size 100 2000)" --twice --jobs "$(nproc)" ;;
     planted) prove "$name" 20 "just planted" crates/sim/planted.sh 1000 ;;
-    coverage) sim "$name" 42 --seeds "$(size 300 3000)" --coverage ;;
+    coverage) sim "$name" 42 --seeds "$(size 300 3000)" --coverage --jobs "$(nproc)" ;;
     speed) sim "$name" 1 --seeds "$(size 5 30)" --mode c --less crowd=50 ;;
     kill) crash "$name" 20 200 ;;
     term | stop) crash "$name" 5 20 ;;

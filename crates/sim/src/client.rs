@@ -633,7 +633,8 @@ impl Client {
                 self.open_requests.remove(&id);
                 // Who died may have forgotten that it answered with an error.
                 let lost = book.requests.get(&id).is_some_and(|r| book.forgot(r.at));
-                if let Some(r) = book.requests.get_mut(&id) {
+                // One that was answered as lost may be answered again when a new session has the resource: it did not ask.
+                if let Some(r) = book.requests.get_mut(&id).filter(|r| r.session == self.session) {
                     r.answers += 1;
                     if r.answers > 1 && !r.void && !lost {
                         book.fail(format!("the request {id:?} was answered twice"));

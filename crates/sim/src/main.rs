@@ -3,12 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "how long a real run took is told to who started it; the simulation itself has no clock")]
 
 use anyhow::bail;
-use chappe_sim::{Coverage, Keep, Less, Mode, run_covering, run_less, shrink};
+use chappe_sim::{Coverage, Keep, Less, Mode, Outcome, run_covering, run_less, shrink};
 use clap::{Parser, ValueEnum};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Lines of the trace that a failure prints.
 const LINES_PRINTED: usize = 60;
+/// Outcomes that wait to be counted.
+const OUTCOMES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Modes {
@@ -54,6 +57,9 @@ struct Args {
     /// Show which event met which state, and how often.
     #[arg(long)]
     coverage: bool,
+    /// Runs at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Go on after a failure, and count.
     #[arg(long)]
     keep_going: bool,
@@ -87,56 +93,113 @@ fn all() -> anyhow::Result<()> {
         return modes.iter().try_for_each(|mode| show_smallest(seed, *mode));
     }
     let (first, last) = args.seed.map_or((args.start, args.start + args.seeds), |s| (s, s + 1));
+    let runs: Vec<(u64, Mode)> = (first..last).flat_map(|seed| modes.iter().map(move |mode| (seed, *mode))).collect();
     let began = Instant::now();
-    let (mut simulated, mut runs, mut failures) = (0, 0u64, 0u64);
-    let (mut messages, mut deliveries, mut resumed, mut refused) = (0, 0, 0, 0);
-    let mut coverage = Coverage::default();
-    let mut told = Instant::now();
-    for seed in first..last {
-        for &mode in modes {
-            let outcome = if args.coverage {
-                run_covering(seed, mode, &mut coverage)
-            } else {
-                run_less(seed, mode, &args.less, if args.trace { Keep::All } else { Keep::Hash })
-            };
-            runs += 1;
-            simulated += outcome.simulated_ms;
-            messages += outcome.messages;
-            deliveries += outcome.deliveries;
-            resumed += outcome.resumed;
-            refused += outcome.failed;
-            if args.twice && run_less(seed, mode, &args.less, Keep::Hash).hash != outcome.hash {
-                bail!("seed {seed} in mode {mode:?} does not replay");
-            }
-            if let Some(failure) = outcome.failure {
-                failures += 1;
-                println!("seed {seed} mode {mode:?}: {failure}");
-                if !args.keep_going {
-                    if !args.trace {
-                        print_end(&run_less(seed, mode, &args.less, Keep::Last).lines);
-                    }
-                    bail!("seed {seed} in mode {mode:?} after {runs} runs; replay with --seed {seed} --trace: {failure}");
-                }
-            }
-            if told.elapsed() > Duration::from_secs(10) {
-                told = Instant::now();
-                println!("… seed {seed}: {runs} runs, {:.1} a second", runs as f64 / began.elapsed().as_secs_f64());
-            }
-        }
-    }
+    let (sum, coverage) = run_all(&args, &runs)?;
     let took = began.elapsed().as_secs_f64();
     println!(
-        "{runs} runs, {failures} failures, {:.1} runs/s, {:.0} × real time, {messages} messages, {deliveries} deliveries, {resumed} resumed, {refused} resumptions refused",
-        runs as f64 / took,
-        simulated as f64 / 1_000.0 / took,
+        "{} runs, {} failures, {:.1} runs/s, {:.0} × real time, {} messages, {} deliveries, {} resumed, {} resumptions refused",
+        sum.runs,
+        sum.failures,
+        sum.runs as f64 / took,
+        sum.simulated_ms as f64 / 1_000.0 / took,
+        sum.messages,
+        sum.deliveries,
+        sum.resumed,
+        sum.refused,
     );
     if args.coverage {
         println!("{}", coverage.table());
     }
-    if failures > 0 {
-        bail!("{failures} failures");
+    if sum.failures > 0 {
+        bail!("{} failures", sum.failures);
     }
     Ok(())
+}
+
+/// What all runs were together.
+#[derive(Default)]
+struct Sum {
+    runs: u64,
+    failures: u64,
+    simulated_ms: u64,
+    messages: u64,
+    deliveries: u64,
+    resumed: u64,
+    refused: u64,
+}
+
+/// Runs them, several at a time, and stops at the first failure unless told to go on.
+fn run_all(args: &Args, runs: &[(u64, Mode)]) -> anyhow::Result<(Sum, Coverage)> {
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let (mut sum, mut coverage, mut failed) = (Sum::default(), Coverage::default(), None);
+    let threads = args.jobs.max(1);
+    let (tell, told_of) = std::sync::mpsc::sync_channel(OUTCOMES_MAX);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let (tell, next, over) = (tell.clone(), &next, &over);
+                scope.spawn(move || {
+                    let mut seen = Coverage::default();
+                    while !over.load(Relaxed)
+                        && let Some((seed, mode)) = runs.get(next.fetch_add(1, Relaxed))
+                    {
+                        let (outcome, replays) = one(args, *seed, *mode, &mut seen);
+                        if tell.send((*seed, *mode, outcome, replays)).is_err() {
+                            break;
+                        }
+                    }
+                    seen
+                })
+            })
+            .collect();
+        drop(tell);
+        let mut said = Instant::now();
+        for (seed, mode, outcome, replays) in told_of {
+            sum.runs += 1;
+            sum.simulated_ms += outcome.simulated_ms;
+            sum.messages += outcome.messages;
+            sum.deliveries += outcome.deliveries;
+            sum.resumed += outcome.resumed;
+            sum.refused += outcome.failed;
+            let wrong = outcome.failure.or((!replays).then(|| "it does not replay".into()));
+            if let Some(wrong) = wrong {
+                sum.failures += 1;
+                println!("seed {seed} mode {mode:?}: {wrong}");
+                if !args.keep_going {
+                    over.store(true, Relaxed);
+                    failed.get_or_insert((seed, mode, wrong));
+                }
+            }
+            if said.elapsed() > Duration::from_secs(10) {
+                said = Instant::now();
+                println!("… seed {seed}: {} runs, {:.1} a second", sum.runs, sum.runs as f64 / began.elapsed().as_secs_f64());
+            }
+        }
+        for worker in workers {
+            // A worker that panics is a bug of the simulator, which the hook has printed.
+            coverage.add(worker.join().unwrap_or_default());
+        }
+    });
+    if let Some((seed, mode, wrong)) = failed {
+        if !args.trace {
+            print_end(&run_less(seed, mode, &args.less, Keep::Last).lines);
+        }
+        bail!("seed {seed} in mode {mode:?} after {} runs; replay with --seed {seed} --trace: {wrong}", sum.runs);
+    }
+    Ok((sum, coverage))
+}
+
+/// One run, and whether it replays, if that is asked.
+fn one(args: &Args, seed: u64, mode: Mode, coverage: &mut Coverage) -> (Outcome, bool) {
+    let outcome = if args.coverage {
+        run_covering(seed, mode, coverage)
+    } else {
+        run_less(seed, mode, &args.less, if args.trace { Keep::All } else { Keep::Hash })
+    };
+    let replays = !args.twice || run_less(seed, mode, &args.less, Keep::Hash).hash == outcome.hash;
+    (outcome, replays)
 }
 
 fn print_end(lines: &[String]) {
