@@ -45,6 +45,10 @@ fuzz-all MINUTES="5":
 fuzz-keep TARGET:
     tests/fuzz/keep.sh {{TARGET}}
 
+# Instructions of one message on each way, without sockets and disk (needs valgrind); `just instructions --profile chat` says where
+instructions *WAYS:
+    tests/bench/bench.sh {{WAYS}}
+
 # A chat while the server is killed again and again, or its disk fails: `just crash 200 kill`, `just crash 50 power`
 crash TIMES="200" FAULT="kill":
     cargo build --release -p chappe

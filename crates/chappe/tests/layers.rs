@@ -34,10 +34,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may name any of ours: what composes, and what tests.
-const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests", "faults-preload", "fuzz"];
+const ABOVE_ALL: &[&str] = &["chappe", "sim", "tests", "faults-preload", "fuzz", "bench"];
 
 /// Of those, what only tests: it may name any heavy dependency.
-const TESTS: &[&str] = &["tests", "fuzz"];
+const TESTS: &[&str] = &["tests", "fuzz", "bench"];
 
 /// A product of its own: it works against any XMPP server, so it knows nothing of this one.
 const APART: &[&str] = &["loadtest", "faults"];
