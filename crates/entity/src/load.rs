@@ -232,7 +232,7 @@ impl Loader {
         let credentials = self.cells.get(cell::ACCOUNT).cloned();
         let roster = Roster::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())))?;
         let blocks = BlockList::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())));
-        let mut tails: BTreeMap<SessionId, Vec<TailRow>> = BTreeMap::new();
+        let mut tails: BTreeMap<SessionId, Vec<(TailRow, Epoch)>> = BTreeMap::new();
         for (key, value) in cells(cell::TAIL) {
             let session = TailRow::session_of_key(&key).ok_or(Corrupt("tail key"))?;
             tails.entry(session).or_default().push(TailRow::decode(value)?);
@@ -258,7 +258,7 @@ impl Loader {
         if let Some(suspects) = suspects {
             account.load_suspects(suspects)?;
         }
-        account.wake(ctx, attaching, sessions, tails, owed, fx);
+        account.wake(ctx, Start { attaching, sealed: self.sealed }, sessions, tails, owed, fx);
         Ok(account)
     }
 
@@ -312,14 +312,23 @@ impl OwedCell {
     }
 }
 
+/// How an account begins.
+#[derive(Clone, Copy)]
+struct Start {
+    /// So long the edges of its sessions are waited for.
+    attaching: Duration,
+    /// On a store without one order, where what the last owner had under way may arrive later.
+    sealed: bool,
+}
+
 impl Account {
     /// Take up what the last owner left: sessions, and forwards that no next hop has confirmed.
     fn wake(
         &mut self,
         ctx: &Ctx<'_>,
-        attaching: Duration,
+        start: Start,
         sessions: Vec<SessionRow>,
-        mut tails: BTreeMap<SessionId, Vec<TailRow>>,
+        mut tails: BTreeMap<SessionId, Vec<(TailRow, Epoch)>>,
         owed: Vec<OwedCell>,
         fx: &mut Effects,
     ) {
@@ -349,7 +358,7 @@ impl Account {
         }
         for row in sessions {
             let tail = tails.remove(&row.id).unwrap_or_default();
-            let session = self.session_of(ctx, attaching, row, tail);
+            let session = self.session_of(ctx, start, row, tail, fx);
             self.add_session(session);
         }
         self.state.sessions.sort_by_key(|s| s.bound_at);
@@ -357,7 +366,7 @@ impl Account {
         if !self.state.sessions.is_empty() || !self.outbox().is_empty() {
             self.still_live(fx);
         }
-        if attaching.is_zero() {
+        if start.attaching.is_zero() {
             let held: Vec<SessionId> =
                 self.state.sessions.iter().filter(|s| matches!(s.link, Link::Attaching { .. })).map(|s| s.id).collect();
             for id in held {
@@ -395,15 +404,17 @@ impl Account {
         }
     }
 
-    fn session_of(&mut self, ctx: &Ctx<'_>, attaching: Duration, row: SessionRow, cells: Vec<TailRow>) -> Session {
-        let until = ctx.now.mono + attaching;
+    fn session_of(&mut self, ctx: &Ctx<'_>, start: Start, row: SessionRow, cells: Vec<(TailRow, Epoch)>, fx: &mut Effects) -> Session {
+        let until = ctx.now.mono + start.attaching;
         let mut s = Session::new(row.id, row.jid, row.attach, Link::Attaching { until }, row.bound_at);
         let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
         s.soft = Arc::new(Soft { sm: row.sm, ..soft });
         s.given = row.given;
         s.waits = row.waits;
-        // Cells that an attach has not removed yet say nothing new.
-        s.cells = cells.iter().map(|t| t.m).collect();
+        // Cells that an attach has not removed yet say nothing new. Nor do those of an owner before the row's: it had not seen
+        // them, and has given their numbers anew ◊.
+        s.cells = cells.iter().map(|(t, _)| t.m).collect();
+        let cells: Vec<TailRow> = cells.into_iter().filter(|(_, by)| *by >= row.by).map(|(t, _)| t).collect();
         if let Some(d) = row.detached {
             let left = Duration::from_millis(d.until.0.saturating_sub(ctx.now.wall.0));
             s.link = Link::Detached { until: ctx.now.mono + left };
@@ -435,6 +446,13 @@ impl Account {
                 }
             }
             s.ask_again();
+            if start.sealed {
+                // What this owner has not seen of the last one's must not come between later.
+                fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::detached(&s, d.until, self.state.epoch).encode());
+                for m in std::mem::take(&mut s.cells) {
+                    fx.delete(&self.state.partition, TailRow::key(s.id, m));
+                }
+            }
         } else {
             s.taken = self.state.log.number(s.id);
             s.accepted = s.taken;

@@ -248,6 +248,8 @@ pub struct SessionRow {
     pub given: Vec<(u64, u64)>,
     /// See [`Session::waits`].
     pub waits: Vec<u64>,
+    /// The owner that wrote it: cells of an older one, which may arrive at any time, are not behind it.
+    pub by: Epoch,
     /// Nobody but this row holds it.
     pub detached: Option<DetachedRow>,
     /// Nobody holds it any more, and no edge that still has a copy may bring it back: until then its client hears how
@@ -297,19 +299,22 @@ impl TailRow {
         text.split_once('/')?.0.parse().ok()
     }
 
-    /// The value of that cell.
-    pub fn encode(output: &Output) -> Bytes {
+    /// The value of that cell. `by`: the owner that writes it.
+    pub fn encode(output: &Output, by: Epoch) -> Bytes {
         let mut w = Writer::new(VERSION);
         TailRow { m: output.m, pos: output.pos, stanza: output.stanza.clone() }.write(&mut w);
+        w.u64(by.0.into());
         w.finish()
     }
 
     /// Reverses [`TailRow::encode`].
-    pub fn decode(value: Bytes) -> Result<TailRow, Corrupt> {
+    pub fn decode(value: Bytes) -> Result<(TailRow, Epoch), Corrupt> {
         let mut r = Reader::new(value, VERSION)?;
         let row = TailRow::read(&mut r)?;
+        // It was not there at first.
+        let by = Epoch(if r.is_done() { 0 } else { r.u32()? });
         r.end()?;
-        Ok(row)
+        Ok((row, by))
     }
 
     fn write(&self, w: &mut Writer) {
@@ -328,8 +333,8 @@ impl TailRow {
 const VERSION: u8 = 1;
 
 impl SessionRow {
-    /// The row that says: attached.
-    pub fn attached(s: &Session) -> SessionRow {
+    /// The row that says: attached. `by`: the owner that writes it.
+    pub fn attached(s: &Session, by: Epoch) -> SessionRow {
         SessionRow {
             id: s.id,
             jid: s.jid.clone(),
@@ -338,23 +343,24 @@ impl SessionRow {
             sm: s.soft.sm.clone(),
             given: s.given.clone(),
             waits: s.waits.clone(),
+            by,
             detached: None,
             lost: None,
         }
     }
 
     /// The row that says: it cannot be resumed.
-    pub fn lost(s: &Session, until: Timestamp) -> SessionRow {
-        SessionRow { given: Vec::new(), waits: Vec::new(), lost: Some(until), ..SessionRow::attached(s) }
+    pub fn lost(s: &Session, until: Timestamp, by: Epoch) -> SessionRow {
+        SessionRow { given: Vec::new(), waits: Vec::new(), lost: Some(until), ..SessionRow::attached(s, by) }
     }
 
     /// The row that says: detached, and all that this row alone holds.
-    pub fn detached(s: &Session, until: Timestamp) -> SessionRow {
+    pub fn detached(s: &Session, until: Timestamp, by: Epoch) -> SessionRow {
         let kept = |_: &&Output| !types::planted::is(types::planted::Bug::TailInCoreOnly);
         let tail = s.tail.iter().filter(kept).map(|o| TailRow { m: o.m, pos: o.pos, stanza: o.stanza.clone() }).collect();
         let soft = Soft { sm: None, ..(*s.soft).clone() };
         let detached = DetachedRow { until, taken: s.taken, m: s.m, m_acked: s.m_acked, pos: s.pos, tail, soft };
-        SessionRow { detached: Some(detached), ..SessionRow::attached(s) }
+        SessionRow { detached: Some(detached), ..SessionRow::attached(s, by) }
     }
 
     /// The cell's key.
@@ -390,7 +396,8 @@ impl SessionRow {
                 encode_soft(&mut w, &d.soft);
             }
         }
-        // The rare one, and the last: without it the row is as rows were before there was any.
+        w.u64(self.by.0.into());
+        // The rare one.
         if !self.waits.is_empty() {
             w.u64(self.waits.len() as u64);
             for row in &self.waits {
@@ -425,10 +432,12 @@ impl SessionRow {
             2 => lost = Some(Timestamp(r.u64()?)),
             _ => return Err(Corrupt("session row")),
         }
+        // Neither was there at first.
+        let by = Epoch(if r.is_done() { 0 } else { r.u32()? });
         let waits = if r.is_done() { 0 } else { r.count()? };
         let waits = (0..waits).map(|_| r.u64()).collect::<Result<_, _>>()?;
         r.end()?;
-        Ok(SessionRow { id, jid, attach, bound_at, sm, given, waits, detached, lost })
+        Ok(SessionRow { id, jid, attach, bound_at, sm, given, waits, by, detached, lost })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Sessions whose core has died: what the next owner makes of an edge's copy (`ARCHITECTURE.md`, When something dies).
 
 use chappe_modules::pipeline;
-use entity::session::Link;
+use entity::session::{Link, TailRow};
 use entity::testing::{World, jid};
-use frame::{EdgeMsg, SessionCopy, ShardMsg};
+use frame::{EdgeMsg, Output, SessionCopy, ShardMsg};
 use stanza::{MessageType, Parsed, Stanza};
 use std::sync::Arc;
-use types::{Attach, ConnId, ReqId, SessionId};
+use types::{Attach, Collection, ConnId, Partition, ReqId, SessionId};
 
 /// Juliet with XEP-0198, Romeo, and what Juliet's edge holds of her session.
 fn begin() -> (World, ConnId, SessionCopy) {
@@ -269,4 +269,37 @@ fn what_was_had_is_not_given_to_the_next() {
         world.act(&format!("juliet/chamber {step}"));
     }
     assert!(world.heard("juliet/chamber").iter().all(|s| s.id.as_deref() != Some("1")));
+}
+
+/// What an owner that died wrote for a detached session arrives when the next one has given its number anew: it is not taken
+/// for a part of the tail.
+#[test]
+fn a_late_cell_of_a_dead_owner_is_none() {
+    let mut world = World::new(pipeline());
+    world.sealed = true;
+    world.run("juliet/balcony comes\njuliet/balcony enables\nromeo/orchard comes\njuliet meets romeo");
+    for step in ["juliet/balcony drops", "romeo/orchard > <presence><status>1</status></presence>"] {
+        world.act(step);
+    }
+    let tail = |world: &mut World| -> Vec<String> {
+        let s = &world.account(&jid("juliet")).state.sessions[0];
+        s.tail.iter().map(|o| String::from_utf8_lossy(&o.stanza.to_bytes()).into_owned()).collect()
+    };
+    let (id, m) = {
+        let s = &world.account(&jid("juliet")).state.sessions[0];
+        (s.id, s.m)
+    };
+    let epoch = world.account(&jid("juliet")).state.epoch;
+    world.act("juliet reloads");
+    let before = tail(&mut world);
+    assert!(before.iter().any(|s| s.contains("<status>1</status>")), "{before:?}");
+    let late = Output { m: m + 1, pos: None, stanza: Arc::new(message(MessageType::Headline)) };
+    let partition = Partition { collection: Collection::Account, key: jid("juliet").as_str().as_bytes().to_vec().into() };
+    let cells = world.cells.get_mut(&partition).expect("its cells");
+    cells.insert(TailRow::key(id, m + 1), TailRow::encode(&late, epoch));
+    // It has a row, and therefore no cell that would replace the late one.
+    world.act("romeo/orchard > <message to='juliet@x' type='chat' id='2'><body>new</body></message>");
+    world.act("juliet reloads");
+    let after = tail(&mut world);
+    assert!(after.iter().any(|s| s.contains("new")) && !after.iter().any(|s| s.contains("<body>hi</body>")), "{after:?}");
 }

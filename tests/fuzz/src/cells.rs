@@ -33,7 +33,7 @@ pub fn cells(data: &[u8]) {
     match kind % 12 {
         0 => same(&value, Row::decode, Row::encode),
         1 => same(&value, SessionRow::decode, SessionRow::encode),
-        2 => same(&value, TailRow::decode, |t| TailRow::encode(&Output { m: t.m, pos: t.pos, stanza: t.stanza.clone() })),
+        2 => same(&value, TailRow::decode, |(t, by)| TailRow::encode(&Output { m: t.m, pos: t.pos, stanza: t.stanza.clone() }, *by)),
         3 => within(budget, "checkpoint", || checkpoint(value)),
         4 => within(budget, "cursor", || cursor(value)),
         5 => {

@@ -461,7 +461,7 @@ impl Account {
             return self.remove_rows(s.id, fx);
         };
         let until = Timestamp(ctx.now.wall.0 + LOST_FOR.as_millis() as u64);
-        fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::lost(s, until).encode());
+        fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::lost(s, until, self.state.epoch).encode());
         self.lost.push(Lost { id: s.id, sm, until: ctx.now.mono + LOST_FOR });
         if self.lost.len() > LOST_MAX {
             let oldest = self.lost.first().map(|l| l.id);

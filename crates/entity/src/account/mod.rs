@@ -498,7 +498,7 @@ impl Account {
         if matches!(s.link, Link::Detached { .. }) && pos.is_none_or(|p| s.given.iter().any(|(row, _)| *row == p.row)) {
             // Core and store hold a detached session: what is in no row owed to it lies in a cell.
             s.cells.push(output.m);
-            fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output));
+            fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output, self.state.epoch));
         }
         let Some(s) = self.state.session_mut(id) else { return };
         if let Some(conn) = s.conn() {
@@ -546,8 +546,8 @@ impl Account {
     fn write_session(&self, id: SessionId, detached_until: Option<Timestamp>, fx: &mut Effects) {
         let Some(s) = self.state.session(id) else { return };
         let row = match detached_until {
-            None => SessionRow::attached(s),
-            Some(until) => SessionRow::detached(s, until),
+            None => SessionRow::attached(s, self.state.epoch),
+            Some(until) => SessionRow::detached(s, until, self.state.epoch),
         };
         fx.put(&self.state.partition, SessionRow::key(id), row.encode());
     }
