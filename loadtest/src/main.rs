@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use loadtest::client::{Account, Target, TlsMode};
+use loadtest::client::{Account, Options, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
@@ -66,8 +66,8 @@ struct Server {
     /// Domain of the accounts
     #[arg(long, default_value = "localhost")]
     domain: String,
-    /// plain, starttls or direct
-    #[arg(long, default_value = "starttls", value_parser = tls_mode)]
+    /// plain, starttls, direct, ws or wss
+    #[arg(long, default_value = "starttls", value_parser = TlsMode::named)]
     tls: TlsMode,
     /// Trust the certificates that one of this PEM file has signed; without it, any certificate
     #[arg(long)]
@@ -142,21 +142,13 @@ struct FiguresArgs {
     out: PathBuf,
 }
 
-fn tls_mode(text: &str) -> Result<TlsMode, String> {
-    match text {
-        "plain" => Ok(TlsMode::Plain),
-        "starttls" => Ok(TlsMode::StartTls),
-        "direct" => Ok(TlsMode::Direct),
-        _ => Err("plain, starttls or direct".into()),
-    }
-}
-
 impl Server {
     fn run(&self) -> Result<Run> {
         let address: Option<SocketAddr> = self.server.to_socket_addrs()?.next();
         let Some(address) = address else { anyhow::bail!("{} has no address", self.server) };
         let trust = self.ca.clone().map_or(Trust::Anybody, Trust::Authorities);
-        let target = Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)? };
+        let target =
+            Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)?, options: Options::default() };
         let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
         Ok(Run { target, accounts, pid: self.pid, progress: Arc::new(Progress::default()), probe: None })
     }
