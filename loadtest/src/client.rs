@@ -8,7 +8,7 @@ mod websocket;
 mod tests;
 
 pub use login::login;
-pub use transport::{ANSWER_MAX, Io, Mechanism, Options, Profile, Target, TlsMode, WEBSOCKET_PATH, run_tag, sources};
+pub use transport::{ANSWER_MAX, Io, Mechanism, Options, Profile, Target, TlsMode, WEBSOCKET_PATH, sources};
 
 use crate::element::{Element, escape};
 use crate::scram::Keys;
@@ -49,7 +49,7 @@ impl Account {
 }
 
 /// An answer of type `error`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     /// The condition (RFC 6120 §8.3.3).
     pub condition: String,

@@ -150,7 +150,7 @@ impl Server {
         let target =
             Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)?, options: Options::default() };
         let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
-        Ok(Run { target, accounts, pid: self.pid, progress: Arc::new(Progress::default()), probe: None })
+        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None })
     }
 
     fn tell(&self, outcome: &Outcome) -> Result<()> {
@@ -176,7 +176,7 @@ impl Server {
 async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
-        Command::Register(server) => scenario::register(&server.run()?).await,
+        Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
         Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
         Command::Idle { server, n, base, settle } => {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)

@@ -1,7 +1,6 @@
 //! How a client reaches a server: TCP, TLS, WebSocket.
 
 use super::websocket;
-use crate::clock;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -270,12 +269,6 @@ pub fn sources(text: &str) -> Result<Arc<[IpAddr]>> {
         all.extend((from..=to).map(|d| IpAddr::from([a, b, c, d])));
     }
     Ok(all.into())
-}
-
-/// A number that other runs do not have: the nanoseconds of the clock, mixed with the process.
-pub fn run_tag() -> u32 {
-    let mixed = (clock::since_epoch_nanos() ^ (u64::from(std::process::id()) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    u32::try_from(mixed >> 32).unwrap_or(0)
 }
 
 #[cfg(test)]
