@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use loadtest::client::{Account, Options, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
+use loadtest::run;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
 use loadtest::tls::{self, Trust};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -20,6 +21,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Scenarios out of files, one after the other
+    Run(run::Args),
     /// Make accounts user0, user1, … by in-band registration
     Register(Server),
     /// Fresh logins
@@ -176,6 +179,7 @@ impl Server {
 async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
+        Command::Run(args) => run::run(args).await,
         Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
         Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
         Command::Idle { server, n, base, settle } => {
