@@ -110,7 +110,7 @@ impl Crew {
 
     /// The next phase begins, for everybody.
     pub(super) fn enter(&self, phase: Phase) {
-        if phase == Phase::Warm {
+        if phase == Phase::Warm || (phase == Phase::Measure && self.start() == 0) {
             self.start.store(clock::nanos(), Relaxed);
         }
         self.phase.store(phase as u8, Relaxed);

@@ -62,6 +62,7 @@ impl Meter {
 }
 
 /// The state of a meter at one moment.
+#[derive(Clone)]
 struct Mark {
     at: f64,
     count: u64,
@@ -86,14 +87,14 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// From here on seconds are kept; the measured time begins here too unless [`Watch::measure`] comes later.
     pub(super) async fn begin(run: &'a Run, name: &'static str, unit: &'static str, meter: &Arc<Meter>) -> Result<Watch<'a>> {
-        let (zero, last) = (mark(run, meter).await?, mark(run, meter).await?);
-        Ok(Watch { run, meter: meter.clone(), name, unit, began: zero.at, zero, last, series: Vec::new() })
+        let zero = mark(run, meter).await?;
+        Ok(Watch { run, meter: meter.clone(), name, unit, began: zero.at, last: zero.clone(), zero, series: Vec::new() })
     }
 
     /// The measured time begins.
     pub(super) async fn measure(&mut self) -> Result<()> {
         self.second().await?;
-        self.zero = mark(self.run, &self.meter).await?;
+        self.zero = self.last.clone();
         Ok(())
     }
 

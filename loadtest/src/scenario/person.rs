@@ -391,3 +391,147 @@ impl Payload {
         Some(Payload { flow: u32::try_from(number()?).ok()?, number: number()?, since: number()? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crew::{Curve, Flow};
+    use super::*;
+    use crate::order::Faults;
+    use crate::splitter::{Frame, Splitter};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Two clients that know each other.
+    fn crew(windowed: bool, rate: f64) -> Arc<Crew> {
+        let crew = Crew::new(2, vec![Flow::new(0, 1, windowed), Flow::new(1, 1, windowed)], Curve::constant(rate));
+        crew.enter(Phase::Measure);
+        Arc::new(crew)
+    }
+
+    fn person(crew: &Arc<Crew>, number: u32, window: Option<u64>) -> Person {
+        let what = What::Message { flow: number, to: "b@c/d".into(), kind: "chat", body_bytes: 60 };
+        let talk = Talk::new(what, window, 0.5, usize::try_from(number).unwrap(), 2);
+        Person::new(usize::try_from(number).unwrap(), crew, vec![talk], [number ^ 1])
+    }
+
+    fn message(crew: &Crew, flow: u32, number: u64) -> String {
+        let mut text = String::from("<message from='a'><body>");
+        Payload { flow, number, since: 0 }.write(crew.tag, 0, &mut text);
+        text + "</body></message>"
+    }
+
+    fn written(person: &mut Person, now: u64) -> Vec<String> {
+        let mut out = String::new();
+        person.poll(now, &mut out).unwrap();
+        let (mut splitter, mut all) = (Splitter::default(), Vec::new());
+        splitter.feed(format!("<s>{out}").as_bytes());
+        while let Some(frame) = splitter.next().unwrap() {
+            if let Frame::Element(element) = frame {
+                all.push(String::from_utf8(element.to_vec()).unwrap());
+            }
+        }
+        all
+    }
+
+    #[track_caller]
+    fn check(numbers: &[u64], sent: u64, wanted: [u64; 4]) {
+        let crew = crew(true, 0.0);
+        crew.flows[1].sent.store(sent, Relaxed);
+        let mut juliet = person(&crew, 0, Some(1));
+        for number in numbers {
+            juliet.take(message(&crew, 1, *number).as_bytes()).unwrap();
+        }
+        let [lost, duplicated, reordered, errors] = wanted;
+        assert_eq!(crew.faults(), Faults { lost, duplicated, reordered, errors }, "{numbers:?} of {sent}");
+    }
+
+    #[test]
+    fn what_goes_wrong_is_counted() {
+        check(&[0, 1, 2], 3, [0, 0, 0, 0]);
+        check(&[0, 2], 3, [1, 0, 0, 0]);
+        check(&[0, 1, 1, 2, 0], 3, [0, 2, 0, 0]);
+        check(&[0, 2, 1], 3, [0, 0, 1, 0]);
+        check(&[], 2, [2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn strangers_are_passed_over_and_strays_are_not() {
+        let crew = crew(true, 0.0);
+        let mut juliet = person(&crew, 0, Some(1));
+        for text in ["<message><body>hello</body></message>", "<message/>", "<presence/>", "<x/>"] {
+            juliet.take(text.as_bytes()).unwrap();
+        }
+        let of_another_run = message(&crew, 1, 0).replace(&format!("{:08x}", crew.tag), "00000000");
+        juliet.take(of_another_run.as_bytes()).unwrap();
+        juliet.take(message(&crew, 0, 0).as_bytes()).unwrap();
+        assert!(crew.faults().is_clean());
+        let mut stranger = Person::new(1, &crew, Vec::new(), []);
+        stranger.take(message(&crew, 0, 0).as_bytes()).unwrap();
+        assert_eq!((crew.faults().errors, crew.problems()), (1, vec!["what was sent to somebody else".to_owned()]));
+    }
+
+    #[test]
+    fn refused_messages_are_errors_and_not_lost() {
+        let crew = crew(true, 0.0);
+        let mut romeo = person(&crew, 0, Some(2));
+        assert_eq!(written(&mut romeo, 1).len(), 2);
+        assert_eq!(written(&mut romeo, 2).len(), 0);
+        let error = "<message type='error' id='m0.0'><error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>";
+        romeo.take(error.as_bytes()).unwrap();
+        assert_eq!(crew.problems(), ["message refused: resource-constraint"]);
+        // There is room for one more.
+        assert_eq!(written(&mut romeo, 3).len(), 1);
+        assert_eq!(crew.faults(), Faults { lost: 2, errors: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn an_open_loop_counts_from_when_messages_were_due() {
+        let crew = crew(false, 20.0);
+        let mut romeo = person(&crew, 0, None);
+        let start = crew.start();
+        let since = |text: &String| Payload::parse(element::body(text.as_bytes()).unwrap(), crew.tag).unwrap().since - start;
+        // Ten a second for this one of two, begun a quarter of an interval later.
+        assert_eq!(written(&mut romeo, start).len(), 0);
+        let late: Vec<_> = written(&mut romeo, start + SECOND / 2).iter().map(since).collect();
+        assert_eq!(late.iter().map(|s| s / 1_000_000).collect::<Vec<_>>(), [25, 125, 225, 325, 425]);
+        let on_time: Vec<_> = written(&mut romeo, start + SECOND * 526 / 1000).iter().map(since).collect();
+        assert_eq!(on_time, [SECOND * 526 / 1000]);
+    }
+
+    #[test]
+    fn stanzas_are_acknowledged_and_sent_again() {
+        let crew = crew(true, 0.0);
+        let mut romeo = person(&crew, 0, Some(3));
+        romeo.management = Some(Management::new(Some("id".into()), 2));
+        let first = written(&mut romeo, 1);
+        assert_eq!(first.iter().map(|s| element::name(s.as_bytes())).collect::<Vec<_>>(), [&b"message"[..], b"message", b"r", b"message"]);
+        assert_eq!(crew.unacked.load(Relaxed), 3);
+        romeo.take(b"<a xmlns='urn:xmpp:sm:3' h='1'/>").unwrap();
+        assert_eq!(crew.unacked.load(Relaxed), 2);
+        let mut again = String::new();
+        romeo.again(&mut again);
+        assert_eq!(again, first[1].clone() + &first[3]);
+        // The old session is gone: its stanzas are the first of the new one.
+        let mut anew = String::new();
+        romeo.renewed(Some("new".into()), &mut anew);
+        assert_eq!(anew, again);
+        romeo.take(b"<a xmlns='urn:xmpp:sm:3' h='2'/>").unwrap();
+        assert_eq!(crew.unacked.load(Relaxed), 0);
+        assert!(romeo.take(b"<a xmlns='urn:xmpp:sm:3' h='3'/>").unwrap_err().to_string().contains("acknowledges 3 of 2"));
+    }
+
+    #[test]
+    fn questions_are_answered_and_counted() {
+        let crew = crew(true, 0.0);
+        let mut romeo = Person::new(0, &crew, Vec::new(), []);
+        romeo.management = Some(Management::new(None, 5));
+        romeo.take(b"<iq type='get' id='1' from='c'><ping xmlns='urn:xmpp:ping'/></iq>").unwrap();
+        romeo.take(b"<r xmlns='urn:xmpp:sm:3'/>").unwrap();
+        let written = written(&mut romeo, 1);
+        assert_eq!(written, ["<iq type='result' id='1' to='c'/>", "<a xmlns='urn:xmpp:sm:3' h='1'/>"]);
+        assert_eq!(crew.unacked.load(Relaxed), 1);
+        romeo.take(b"<iq type='get' id='2'><query xmlns='jabber:iq:version'/></iq>").unwrap();
+        assert!(super::tests::written(&mut romeo, 1)[0].contains("service-unavailable"));
+        assert!(romeo.take(b"<stream:error><x/></stream:error>").is_err());
+    }
+}
