@@ -4,7 +4,8 @@
 //! of a run that lost, doubled or reordered a message says so. It never reads a server's data and needs no help from it;
 //! CPU and memory come from `/proc` for a server on the same machine, and else from its Prometheus metrics.
 //!
-//! Start with [`scenario`] for what is measured, [`file`] for the files that say how much of it, [`client`] for the client, [`figures`] for the run that compares servers.
+//! Start with [`scenario`] for what is measured, [`file`] for the files that say how much of it, [`client`] for the client,
+//! [`figures`] for the run that compares servers.
 
 pub mod client;
 pub mod clock;

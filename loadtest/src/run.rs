@@ -56,6 +56,9 @@ pub struct Args {
     /// Password of every account
     #[arg(long)]
     pub password: Option<String>,
+    /// Number of the first account, so that several generators share one set of accounts
+    #[arg(long)]
+    pub first: Option<usize>,
     /// How many accounts there are
     #[arg(long)]
     pub accounts: Option<usize>,
@@ -86,7 +89,8 @@ impl Args {
         *bind = own.bind.or(bind.take());
         *pid = own.pid.or(*pid);
         *metrics = own.metrics.or(metrics.take());
-        let Accounts { prefix, password, count, .. } = &mut file.accounts;
+        let Accounts { prefix, password, first, count } = &mut file.accounts;
+        *first = own.first.or(*first);
         *prefix = own.prefix.or(prefix.take());
         *password = own.password.or(password.take());
         *count = own.accounts.or(*count);

@@ -86,15 +86,16 @@ pub(super) async fn befriend(run: &Run, connections: Vec<Connection>, contacts: 
     Ok(all.into_iter().map(|(_, connection)| connection).collect())
 }
 
-/// Asks for what is missing and allows what is asked, until the roster says `both` for everybody.
+/// Asks for what is missing and allows what is asked, until the roster says `both` for everybody. Contacts that an earlier
+/// run has left are removed: they would get what nobody waits for.
 async fn meet(mut connection: Connection, wanted: BTreeSet<String>) -> Result<Connection> {
-    let mut missing = wanted.clone();
+    let (mut missing, mut removing) = (wanted.clone(), 0);
     let own = connection.jid.clone();
     let mut out = String::new();
     // Requests may come before the roster does, so nothing is passed over while it is waited for.
     connection.send(&format!("<iq type='get' id='contacts'><query xmlns='{ROSTER}'/></iq>")).await?;
     let mut asked = false;
-    while !asked || !missing.is_empty() {
+    while !asked || !missing.is_empty() || removing > 0 {
         let stanza = connection.next().await.with_context(|| format!("{own} waits for {missing:?}"))?;
         let from = stanza.attr("from").map(|f| bare(f).to_owned()).unwrap_or_default();
         match (stanza.name.as_str(), stanza.attr("type")) {
@@ -115,11 +116,18 @@ async fn meet(mut connection: Connection, wanted: BTreeSet<String>) -> Result<Co
                 let items = stanza.child("query", ROSTER).map(|q| q.children.as_slice()).unwrap_or_default();
                 items.iter().for_each(|item| settled(item, &mut missing));
                 asked = true;
+                for jid in items.iter().filter_map(|item| item.attr("jid")).filter(|jid| !wanted.contains(*jid)) {
+                    let item = format!("<item jid='{}' subscription='remove'/>", escape(jid));
+                    let _ = write!(out, "<iq type='set' id='remove'><query xmlns='{ROSTER}'>{item}</query></iq>");
+                    removing += 1;
+                }
                 for jid in &missing {
                     let _ = write!(out, "<presence type='subscribe' to='{}'/>", escape(jid));
                 }
                 connection.send(&out).await?;
             }
+            // An error says that the other side was quicker.
+            ("iq", _) if stanza.attr("id") == Some("remove") => removing -= 1,
             _ => {}
         }
     }
