@@ -2,7 +2,7 @@
 
 use crate::client::{Account, Mechanism, Options, Profile, Target, TlsMode, sources};
 use crate::figures;
-use crate::file::{Accounts, File, Server};
+use crate::file::{Accounts, File, Server, Work};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::scenario::{Outcome, Run};
@@ -114,6 +114,10 @@ pub async fn run(args: Args) -> Result<()> {
             println!("{}", serde_json::to_string_pretty(&outcome)?);
         } else {
             print!("{name}\n{}{}\n", figures::one(&outcome), also(&outcome));
+        }
+        // A run in which nothing came about is clean, and yet nobody should take it for a good one.
+        if outcome.count == 0 && !matches!(file.work, Work::Register(_)) {
+            faulty.push(format!("{name}: nothing was counted"));
         }
         if !outcome.faults.is_clean() {
             let crate::order::Faults { lost, duplicated, reordered, errors } = outcome.faults;

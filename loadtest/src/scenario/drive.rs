@@ -78,12 +78,12 @@ impl<'a> Stage<'a> {
         let (run, crew) = (self.run, self.crew.clone());
         let mut watch = Watch::begin(run, name, unit, meter).await?;
         crew.enter(Phase::Warm);
-        watch.until(hold(&crew, timing.warm_up)).await??;
+        watch.until(hold(&crew, timing.warm_up)).await?;
         let probe = run.probe.as_ref().zip(run.pid).map(|(probe, pid)| probe.start(pid, timing.seconds)).transpose()?;
-        watch.measure().await?;
+        watch.measure().await;
         crew.enter(Phase::Measure);
-        watch.until(hold(&crew, timing.seconds)).await??;
-        let mut outcome = watch.finish().await?;
+        watch.until(hold(&crew, timing.seconds)).await?;
+        let mut outcome = watch.finish().await;
         crew.enter(Phase::Drain);
         if let Some(mut probe) = probe {
             tokio::task::spawn_blocking(move || probe.wait()).await??;

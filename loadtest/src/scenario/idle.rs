@@ -36,11 +36,11 @@ pub async fn idle(run: &Run, idle: Idle) -> Result<Outcome> {
     let meter = Arc::new(Meter::default());
     let mut all = quiet(run, 0, idle.base, &meter).await?;
     let mut watch = Watch::begin(run, "idle", "sessions", &meter).await?;
-    watch.until(tokio::time::sleep(settle)).await?;
-    watch.measure().await?;
-    all.extend(watch.until(quiet(run, idle.base, idle.sessions, &meter)).await??);
-    watch.until(tokio::time::sleep(settle)).await?;
-    let mut outcome = watch.finish().await?;
+    watch.until(tokio::time::sleep(settle)).await;
+    watch.measure().await;
+    all.extend(watch.until(quiet(run, idle.base, idle.sessions, &meter)).await?);
+    watch.until(tokio::time::sleep(settle)).await;
+    let mut outcome = watch.finish().await;
     for connection in &mut all {
         // Whoever was thrown out meanwhile was no idle session.
         if connection.ask("get", "still", "<query xmlns='jabber:iq:roster'/>").await.is_err() {

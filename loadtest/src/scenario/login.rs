@@ -74,8 +74,8 @@ pub async fn storm(run: &Run, storm: Storm) -> Result<Outcome> {
             anyhow::Ok(())
         }
     });
-    watch.until(all).await??;
-    let mut outcome = watch.finish().await?;
+    watch.until(all).await?;
+    let mut outcome = watch.finish().await;
     let sessions = std::mem::take(&mut *sessions.lock().unwrap_or_else(PoisonError::into_inner));
     close(sessions).await;
     outcome.faults = meter.faults();

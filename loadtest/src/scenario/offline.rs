@@ -76,7 +76,7 @@ async fn store(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<u64> {
         }
         anyhow::Ok(back)
     };
-    let back = watch.until(all).await??;
+    let back = watch.until(all).await?;
     run.progress.end();
     close(back).await;
     let refused: u64 = crew.flows.iter().map(|f| f.refused.load(Relaxed)).sum();
@@ -158,8 +158,8 @@ async fn flood(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<Outcome>
             anyhow::Ok((r, connection, person))
         }
     });
-    let came = watch.until(coming).await??;
-    let outcome = watch.finish().await?;
+    let came = watch.until(coming).await?;
+    let outcome = watch.finish().await;
     // Whatever comes twice comes now.
     let mut stage = Stage::new(run, crew);
     for (r, connection, person) in came {

@@ -56,8 +56,8 @@ pub async fn accounts(run: &Run, register: Register) -> Result<Outcome> {
             Ok(())
         }
     });
-    watch.until(all).await??;
-    let mut outcome = watch.finish().await?;
+    watch.until(all).await?;
+    let mut outcome = watch.finish().await;
     outcome.faults = meter.faults();
     outcome.parts.insert("existed already".into(), there.load(Relaxed) as f64);
     Ok(outcome)
