@@ -15,6 +15,11 @@ pub fn seconds() -> f64 {
     nanos() as f64 / 1e9
 }
 
+/// Nanoseconds since 1970; for names that other runs do not have.
+pub fn since_epoch_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// Today in UTC, as `2024-02-29`.
 pub fn today() -> String {
     let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() / 86_400);

@@ -219,8 +219,13 @@ pub fn attr<'a>(element: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
 
 /// The character data at the start of the first `<body/>`, as they stand.
 pub fn body(stanza: &[u8]) -> Option<&[u8]> {
-    for at in memchr::memmem::find_iter(stanza, b"<body") {
-        let after = &stanza[at + 5..];
+    text_of(stanza, b"<body")
+}
+
+/// The character data at the start of the first element that begins so, as they stand.
+pub fn text_of<'a>(stanza: &'a [u8], start: &[u8]) -> Option<&'a [u8]> {
+    for at in memchr::memmem::find_iter(stanza, start) {
+        let after = &stanza[at + start.len()..];
         if matches!(after.first(), Some(b'>' | b' ')) {
             let text = &after[memchr::memchr(b'>', after)? + 1..];
             return text.get(..memchr::memchr(b'<', text)?);

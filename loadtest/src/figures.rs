@@ -257,6 +257,7 @@ impl Bench {
             target: server.target(tls, &self.config),
             accounts: accounts.clone(),
             pid: Some(server.pid()),
+            metrics: None,
             progress: self.progress.clone(),
             probe: None,
         }

@@ -68,6 +68,22 @@ impl Counts {
         Counts { buckets, largest: self.largest }
     }
 
+    /// The buckets that are not empty: the greatest value of each in microseconds, and how many it holds.
+    pub fn pairs(&self) -> Vec<(u64, u64)> {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        filled.map(|(index, count)| (value(index), *count)).collect()
+    }
+
+    /// Of such buckets, for instance those of several processes one after the other.
+    pub fn of_pairs(pairs: &[(u64, u64)]) -> Counts {
+        let mut counts = Histogram::default().counts();
+        for (micros, count) in pairs {
+            counts.buckets[bucket(*micros)] += count;
+            counts.largest = counts.largest.max(*micros);
+        }
+        counts
+    }
+
     /// How many values.
     pub fn total(&self) -> u64 {
         self.buckets.iter().sum()
@@ -113,5 +129,18 @@ mod tests {
         histogram.record(7);
         let since = histogram.counts().since(&before);
         assert_eq!((since.total(), since.quantile(0.99)), (1, Some(7)));
+        assert_eq!(since.pairs(), [(7, 1)]);
+    }
+
+    #[test]
+    fn merged_as_if_counted_in_one() {
+        let (a, b, both) = (Histogram::default(), Histogram::default(), Histogram::default());
+        for v in (0..5_000).map(|v| v * v) {
+            (if v % 3 == 0 { &a } else { &b }).record(v);
+            both.record(v);
+        }
+        let merged = Counts::of_pairs(&[a.counts().pairs(), b.counts().pairs()].concat());
+        assert_eq!(merged.pairs(), both.counts().pairs());
+        assert_eq!(merged.quantile(0.99), both.counts().quantile(0.99));
     }
 }

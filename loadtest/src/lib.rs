@@ -2,19 +2,23 @@
 //!
 //! It works against any server of RFC 6120 and names nothing of Chappe's own crates. It checks while it measures: a figure
 //! of a run that lost, doubled or reordered a message says so. It never reads a server's data and needs no help from it;
-//! CPU and memory come from `/proc`, for a server on the same machine.
+//! CPU and memory come from `/proc` for a server on the same machine, and else from its Prometheus metrics.
 //!
-//! Start with [`scenario`] for what is measured, [`client`] for the client, [`figures`] for the run that compares servers.
+//! Start with [`scenario`] for what is measured, [`file`] for the files that say how much of it, [`client`] for the client,
+//! [`figures`] for the run that compares servers.
 
 pub mod client;
 pub mod clock;
 pub mod element;
 pub mod figures;
+pub mod file;
 pub mod histogram;
+pub mod metrics;
 pub mod order;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod run;
 pub mod scenario;
 pub mod scram;
 pub mod server;

@@ -2,9 +2,10 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use loadtest::client::{Account, Target, TlsMode};
+use loadtest::client::{Account, Options, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
+use loadtest::run;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
 use loadtest::tls::{self, Trust};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -20,6 +21,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Scenarios out of files, one after the other
+    Run(run::Args),
     /// Make accounts user0, user1, … by in-band registration
     Register(Server),
     /// Fresh logins
@@ -66,8 +69,8 @@ struct Server {
     /// Domain of the accounts
     #[arg(long, default_value = "localhost")]
     domain: String,
-    /// plain, starttls or direct
-    #[arg(long, default_value = "starttls", value_parser = tls_mode)]
+    /// plain, starttls, direct, ws or wss
+    #[arg(long, default_value = "starttls", value_parser = TlsMode::named)]
     tls: TlsMode,
     /// Trust the certificates that one of this PEM file has signed; without it, any certificate
     #[arg(long)]
@@ -142,23 +145,15 @@ struct FiguresArgs {
     out: PathBuf,
 }
 
-fn tls_mode(text: &str) -> Result<TlsMode, String> {
-    match text {
-        "plain" => Ok(TlsMode::Plain),
-        "starttls" => Ok(TlsMode::StartTls),
-        "direct" => Ok(TlsMode::Direct),
-        _ => Err("plain, starttls or direct".into()),
-    }
-}
-
 impl Server {
     fn run(&self) -> Result<Run> {
         let address: Option<SocketAddr> = self.server.to_socket_addrs()?.next();
         let Some(address) = address else { anyhow::bail!("{} has no address", self.server) };
         let trust = self.ca.clone().map_or(Trust::Anybody, Trust::Authorities);
-        let target = Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)? };
+        let target =
+            Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)?, options: Options::default() };
         let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
-        Ok(Run { target, accounts, pid: self.pid, progress: Arc::new(Progress::default()), probe: None })
+        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None })
     }
 
     fn tell(&self, outcome: &Outcome) -> Result<()> {
@@ -184,7 +179,8 @@ impl Server {
 async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
-        Command::Register(server) => scenario::register(&server.run()?).await,
+        Command::Run(args) => run::run(args).await,
+        Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
         Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
         Command::Idle { server, n, base, settle } => {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)

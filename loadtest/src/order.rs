@@ -43,19 +43,35 @@ pub struct Order {
     reordered: u64,
 }
 
+/// How a number arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// None above it was there.
+    InOrder,
+    /// As a new one, after a later one.
+    Late,
+    /// Not for the first time.
+    Again,
+}
+
 impl Order {
     /// Takes the number of a message that arrived; whether it is a new one.
     pub fn arrived(&mut self, number: u64) -> bool {
+        self.judge(number) != Arrival::Again
+    }
+
+    /// Takes the number of a message that arrived.
+    pub fn judge(&mut self, number: u64) -> Arrival {
         if number >= self.next {
             let room = MISSING_MAX.saturating_sub(self.missing.len());
             self.missing.extend((self.next..number).take(room));
             self.next = number + 1;
-            return true;
+            return Arrival::InOrder;
         }
         let late = self.missing.remove(&number);
         self.reordered += u64::from(late);
         self.duplicated += u64::from(!late);
-        late
+        if late { Arrival::Late } else { Arrival::Again }
     }
 
     /// What is known when `sent` messages were sent, `arrived` of which came as new ones.

@@ -1,21 +1,44 @@
 //! What can be measured, and what comes of it.
 
+mod archive;
 mod chat;
+mod crew;
+mod drive;
+mod group;
 mod idle;
 mod login;
+mod meter;
+mod mixed;
+mod offline;
+mod person;
+mod presence;
+mod reconnect;
+mod register;
 
+pub use archive::{Archive, archive};
 pub use chat::{Chat, chat};
+pub use group::{Group, group};
 pub use idle::{Idle, idle};
-pub use login::{Login, login};
+pub use login::{Login, Storm, login, storm};
+pub use mixed::{Mixed, Weights, mixed};
+pub use offline::{Offline, offline};
+pub use presence::{Presence, presence};
+pub use reconnect::{Reconnect, reconnect};
+pub use register::{Register, accounts, register};
 
 use crate::client::{Account, Connection, Target};
-use crate::histogram::{Counts, Histogram};
+use crate::histogram::Counts;
+use crate::metrics::Metrics;
 use crate::order::Faults;
 use crate::probe::Probe;
 use crate::process::{Sample, Used};
 use crate::progress::Progress;
 use anyhow::{Context as _, Result};
+use crew::Curve;
+use meter::Meter;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +54,8 @@ pub struct Run {
     pub accounts: Arc<[Account]>,
     /// The server's process, if it is on this machine.
     pub pid: Option<u32>,
+    /// Where the server tells its CPU and memory, if it is not.
+    pub metrics: Option<Metrics>,
     /// Who is told how it goes.
     pub progress: Arc<Progress>,
     /// What looks on while the scenario measures.
@@ -38,8 +63,11 @@ pub struct Run {
 }
 
 impl Run {
-    fn sample(&self) -> Result<Option<Sample>> {
-        self.pid.map(Sample::take).transpose()
+    async fn sample(&self) -> Result<Option<Sample>> {
+        match (&self.metrics, self.pid) {
+            (Some(metrics), _) => metrics.sample().await.map(Some),
+            (None, pid) => pid.map(Sample::take).transpose(),
+        }
     }
 }
 
@@ -102,6 +130,10 @@ pub struct Outcome {
     pub latency: Option<Latency>,
     /// What went wrong, of the whole run.
     pub faults: Faults,
+    /// Why, a few of the reasons.
+    pub problems: Vec<String>,
+    /// Other figures, by name.
+    pub parts: BTreeMap<String, f64>,
     /// Second by second.
     pub series: Vec<Second>,
     /// How often each latency was seen in the measured time: the upper end of a bucket in microseconds, and the count.
@@ -123,12 +155,16 @@ impl Outcome {
     }
 }
 
-/// Logs in accounts `from..from + n`, so many at a time, and returns their sessions in order.
-async fn sessions(run: &Run, from: usize, n: usize, concurrency: usize, latency: &Arc<Histogram>) -> Result<Vec<Connection>> {
+/// Does something `n` times, so many at a time, and returns what came of it in order; the first failure ends it.
+async fn crowd<T, F>(n: usize, concurrency: usize, work: impl Fn(usize) -> F + Clone + Send + 'static) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send,
+{
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..concurrency.clamp(1, n.max(1)) {
-        let (run, next, latency) = (run.clone(), next.clone(), latency.clone());
+        let (next, work) = (next.clone(), work.clone());
         workers.spawn(async move {
             let mut mine = Vec::new();
             loop {
@@ -136,12 +172,7 @@ async fn sessions(run: &Run, from: usize, n: usize, concurrency: usize, latency:
                 if i >= n {
                     return anyhow::Ok(mine);
                 }
-                let account = run.accounts.get(from + i).context("more sessions than accounts")?;
-                let start = crate::clock::nanos();
-                let connection = crate::client::login(&run.target, account, "load").await?;
-                latency.record((crate::clock::nanos() - start) / 1_000);
-                run.progress.add(1);
-                mine.push((i, connection));
+                mine.push((i, work(i).await?));
             }
         });
     }
@@ -150,7 +181,51 @@ async fn sessions(run: &Run, from: usize, n: usize, concurrency: usize, latency:
         all.extend(done??);
     }
     all.sort_by_key(|(i, _)| *i);
-    Ok(all.into_iter().map(|(_, connection)| connection).collect())
+    Ok(all.into_iter().map(|(_, done)| done).collect())
+}
+
+/// Logs in accounts `from..from + n`, so many at a time, and returns their sessions in order.
+async fn sessions(run: &Run, from: usize, n: usize, concurrency: usize, meter: &Arc<Meter>) -> Result<Vec<Connection>> {
+    let (run, meter) = (run.clone(), meter.clone());
+    crowd(n, concurrency, move |i| {
+        let (run, meter) = (run.clone(), meter.clone());
+        async move {
+            let account = run.accounts.get(from + i).context("more sessions than accounts")?;
+            let start = crate::clock::nanos();
+            let connection = crate::client::login(&run.target, account, drive::RESOURCE).await?;
+            meter.done((crate::clock::nanos() - start) / 1_000);
+            Ok(connection)
+        }
+    })
+    .await
+}
+
+/// The first `n` accounts, logged in and available.
+async fn present(run: &Run, n: usize) -> Result<Vec<Connection>> {
+    run.progress.show("logging in");
+    let runs = run.clone();
+    let all = crowd(n, CONCURRENCY, move |i| {
+        let run = runs.clone();
+        async move {
+            let account = run.accounts.get(i).context("more clients than accounts")?;
+            let mut connection = crate::client::login(&run.target, account, drive::RESOURCE).await?;
+            connection.appear().await?;
+            Ok(connection)
+        }
+    });
+    let all = all.await;
+    run.progress.end();
+    all
+}
+
+/// The rate of clients that do not wait for each other.
+fn open_loop(rate: Option<f64>) -> Curve {
+    Curve::constant(rate.unwrap_or(0.0))
+}
+
+/// What is on its way of one client, if there is no rate.
+fn window_of(rate: Option<f64>, window: u64) -> Option<u64> {
+    rate.is_none().then_some(window.max(1))
 }
 
 /// Ends sessions, many at a time.
@@ -160,31 +235,4 @@ async fn close(connections: Vec<Connection>) {
         closing.spawn(connection.close());
     }
     closing.join_all().await;
-}
-
-/// Makes the accounts, which must not exist, each on a connection of its own (XEP-0077).
-///
-/// # Errors
-/// A refusal.
-pub async fn register(run: &Run) -> Result<()> {
-    run.progress.begin("register", "accounts");
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..CONCURRENCY {
-        let (run, next) = (run.clone(), next.clone());
-        workers.spawn(async move {
-            while let Some(account) = run.accounts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let mut connection = Connection::open(&run.target).await?;
-                connection.register(account).await?;
-                connection.close().await;
-                run.progress.add(1);
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(done) = workers.join_next().await {
-        done??;
-    }
-    run.progress.end();
-    Ok(())
 }

@@ -1,18 +1,64 @@
-//! The client's side of SCRAM-SHA-256 (RFC 5802, RFC 7677).
+//! The client's side of SCRAM-SHA-1 and SCRAM-SHA-256 (RFC 5802, RFC 7677).
 
 use anyhow::{Context as _, Result, ensure};
-use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
+use aws_lc_rs::{constant_time, digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::num::NonZeroU32;
 
 /// A server that asks for more rounds is not tested but broken.
 const ITERATIONS_MAX: u32 = 10_000_000;
+#[cfg(not(test))]
 const NONCE_BYTES: usize = 18;
+
+/// The hash function of a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hash {
+    /// SCRAM-SHA-1.
+    Sha1,
+    /// SCRAM-SHA-256.
+    Sha256,
+}
+
+impl Hash {
+    fn hmac(self) -> hmac::Algorithm {
+        match self {
+            Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Hash::Sha256 => hmac::HMAC_SHA256,
+        }
+    }
+
+    fn digest(self, data: &[u8]) -> digest::Digest {
+        match self {
+            Hash::Sha1 => digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, data),
+            Hash::Sha256 => digest::digest(&digest::SHA256, data),
+        }
+    }
+
+    fn salted(self, password: &str, salt: &[u8], iterations: NonZeroU32) -> Vec<u8> {
+        let (algorithm, bytes) = match self {
+            Hash::Sha1 => (pbkdf2::PBKDF2_HMAC_SHA1, digest::SHA1_OUTPUT_LEN),
+            Hash::Sha256 => (pbkdf2::PBKDF2_HMAC_SHA256, digest::SHA256_OUTPUT_LEN),
+        };
+        let mut salted = vec![0; bytes];
+        pbkdf2::derive(algorithm, iterations, salt, password.as_bytes(), &mut salted);
+        salted
+    }
+
+    fn mac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
+        hmac::sign(&hmac::Key::new(self.hmac(), key), data).as_ref().to_vec()
+    }
+}
+
+/// HMAC-SHA-256, which the mechanisms of XEP-0484 are made of.
+pub fn hmac_sha_256(key: &[u8], data: &[u8]) -> Vec<u8> {
+    Hash::Sha256.mac(key, data)
+}
 
 /// What follows from a password, a salt and a count of rounds. Kept, so that the generator pays for it once an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
+    hash: Hash,
     salt: Vec<u8>,
     iterations: u32,
     client: Vec<u8>,
@@ -20,16 +66,17 @@ pub struct Keys {
 }
 
 impl Keys {
-    fn new(password: &str, salt: Vec<u8>, iterations: NonZeroU32) -> Keys {
-        let mut salted = [0; digest::SHA256_OUTPUT_LEN];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
-        Keys { salt, iterations: iterations.get(), client: mac(&salted, b"Client Key"), server: mac(&salted, b"Server Key") }
+    fn new(hash: Hash, password: &str, salt: Vec<u8>, iterations: NonZeroU32) -> Keys {
+        let salted = hash.salted(password, &salt, iterations);
+        let (client, server) = (hash.mac(&salted, b"Client Key"), hash.mac(&salted, b"Server Key"));
+        Keys { hash, salt, iterations: iterations.get(), client, server }
     }
 }
 
 /// One login.
 #[derive(Debug)]
 pub struct Exchange {
+    hash: Hash,
     nonce: String,
     first_bare: String,
     /// The signature that only the true server can send.
@@ -41,14 +88,12 @@ impl Exchange {
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(username: &str) -> Result<Exchange> {
-        let mut random = [0; NONCE_BYTES];
-        rand::fill(&mut random)?;
-        Ok(Exchange::with_nonce(username, &BASE64.encode(random)))
+    pub fn new(hash: Hash, username: &str) -> Result<Exchange> {
+        Ok(Exchange::with_nonce(hash, username, &nonce()?))
     }
 
-    fn with_nonce(username: &str, nonce: &str) -> Exchange {
-        Exchange { nonce: nonce.to_owned(), first_bare: format!("n={username},r={nonce}"), expected: None }
+    fn with_nonce(hash: Hash, username: &str, nonce: &str) -> Exchange {
+        Exchange { hash, nonce: nonce.to_owned(), first_bare: format!("n={username},r={nonce}"), expected: None }
     }
 
     /// The first message.
@@ -68,17 +113,17 @@ impl Exchange {
         let salt = BASE64.decode(field("s=")?)?;
         let iterations: NonZeroU32 = field("i=")?.parse()?;
         ensure!(iterations.get() <= ITERATIONS_MAX, "{iterations} rounds");
-        let fits = keys.as_ref().is_some_and(|k| k.salt == salt && k.iterations == iterations.get());
+        let fits = keys.as_ref().is_some_and(|k| k.hash == self.hash && k.salt == salt && k.iterations == iterations.get());
         if !fits {
-            *keys = Some(Keys::new(password, salt, iterations));
+            *keys = Some(Keys::new(self.hash, password, salt, iterations));
         }
         let keys = keys.as_ref().context("keys were just made")?;
         let without_proof = format!("c=biws,r={nonce}");
         let message = format!("{},{challenge},{without_proof}", self.first_bare);
-        let stored = digest::digest(&digest::SHA256, &keys.client);
-        let signature = mac(stored.as_ref(), message.as_bytes());
+        let stored = self.hash.digest(&keys.client);
+        let signature = self.hash.mac(stored.as_ref(), message.as_bytes());
         let proof: Vec<u8> = keys.client.iter().zip(&signature).map(|(k, s)| k ^ s).collect();
-        self.expected = Some(format!("v={}", BASE64.encode(mac(&keys.server, message.as_bytes()))));
+        self.expected = Some(format!("v={}", BASE64.encode(self.hash.mac(&keys.server, message.as_bytes()))));
         Ok(format!("{without_proof},p={}", BASE64.encode(proof)))
     }
 
@@ -94,34 +139,59 @@ impl Exchange {
     }
 }
 
-fn mac(key: &[u8], data: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
+#[cfg(not(test))]
+fn nonce() -> Result<String> {
+    let mut random = [0; NONCE_BYTES];
+    aws_lc_rs::rand::fill(&mut random)?;
+    Ok(BASE64.encode(random))
+}
+
+/// Recorded servers answer one nonce only: that of RFC 7677 §3.
+#[cfg(test)]
+fn nonce() -> Result<String> {
+    Ok("rOprNGfwEbeRWgbNEkqO".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// RFC 7677 §3.
-    #[test]
-    fn the_example_of_the_rfc() {
-        let mut exchange = Exchange::with_nonce("user", "rOprNGfwEbeRWgbNEkqO");
-        assert_eq!(exchange.first(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
-        let challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    #[track_caller]
+    fn check(hash: Hash, nonce: &str, challenge: &str, last: &str, verifier: &str) {
+        let mut exchange = Exchange::with_nonce(hash, "user", nonce);
+        assert_eq!(exchange.first(), format!("n,,n=user,r={nonce}"));
         let mut keys = None;
-        let last = exchange.last(challenge, "pencil", &mut keys).unwrap();
-        assert_eq!(last, "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
-        assert!(exchange.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_ok());
-        assert!(exchange.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=").is_err());
+        assert_eq!(exchange.last(challenge, "pencil", &mut keys).unwrap(), last);
+        assert!(exchange.verify(verifier).is_ok());
+        assert!(exchange.verify(&verifier.replace('=', "5")).is_err());
         let kept = keys.clone();
-        Exchange::with_nonce("user", "rOprNGfwEbeRWgbNEkqO").last(challenge, "pencil", &mut keys).unwrap();
+        Exchange::with_nonce(hash, "user", nonce).last(challenge, "pencil", &mut keys).unwrap();
         assert_eq!(keys, kept);
+    }
+
+    /// RFC 5802 §5 and RFC 7677 §3.
+    #[test]
+    fn the_examples_of_the_rfcs() {
+        check(
+            Hash::Sha1,
+            "fyko+d2lbbFgONRv9qkxdawL",
+            "r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096",
+            "c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=",
+            "v=rmF9pqV8S7suAoZWja4dJRkFsKQ=",
+        );
+        check(
+            Hash::Sha256,
+            "rOprNGfwEbeRWgbNEkqO",
+            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+            "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+        );
     }
 
     #[test]
     fn a_bad_challenge_is_refused() {
         for bad in ["r=abc,s=QQ==,i=1", "r=other,s=QQ==,i=1", "r=abcd,s=QQ==,i=0", "r=abcd,i=1", "r=abcd,s=QQ==,i=4000000000", ""] {
-            assert!(Exchange::with_nonce("u", "abc").last(bad, "p", &mut None).is_err(), "{bad}");
+            assert!(Exchange::with_nonce(Hash::Sha256, "u", "abc").last(bad, "p", &mut None).is_err(), "{bad}");
         }
     }
 }

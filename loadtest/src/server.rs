@@ -1,6 +1,6 @@
 //! Servers that are started here, each with a configuration of its own in a folder of its own.
 
-use crate::client::{Target, TlsMode};
+use crate::client::{Options, Target, TlsMode};
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,7 +192,7 @@ impl Server {
 
     /// How clients reach it.
     pub fn target(&self, tls: TlsMode, config: &Arc<rustls::ClientConfig>) -> Target {
-        Target { address: self.c2s, domain: DOMAIN.into(), tls, config: config.clone() }
+        Target { address: self.c2s, domain: DOMAIN.into(), tls, config: config.clone(), options: Options::default() }
     }
 
     /// The end of its log.

@@ -3,30 +3,20 @@
 //! Closed loop: each client keeps `window` messages on their way. Open loop: each sends at a fixed rate whatever the
 //! server does, and a message's latency counts from when it was due, so a stall is not hidden by the waiting sender.
 
-use super::{CONCURRENCY, Latency, Outcome, Run, sessions};
-use crate::client::{Connection, Io, READ_BYTES};
-use crate::clock;
-use crate::element::{self, attr, body};
-use crate::histogram::Histogram;
-use crate::order::{Faults, Order};
-use crate::splitter::{Frame, Splitter};
-use anyhow::{Context as _, Result, bail};
+use super::crew::{Crew, Flow, Phase};
+use super::drive::{Stage, Timing};
+use super::person::{Management, Payload, Person, Talk, What};
+use super::{Outcome, Run, open_loop, window_of};
+use crate::client::Connection;
+use crate::element::escape;
+use crate::splitter::Frame;
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, watch};
-
-/// After the last message so long is waited for those on their way.
-const DRAIN_MAX: Duration = Duration::from_secs(15);
-/// The generator's own timer may be late by so much; a message is late only beyond it.
-const TIMER_SLACK_NS: u64 = 2_000_000;
-const SM: &str = "urn:xmpp:sm:3";
+use std::sync::Arc;
 
 /// Who talks how.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Chat {
     /// Pairs of clients; both of a pair send.
     pub pairs: usize,
@@ -43,296 +33,142 @@ pub struct Chat {
     /// Seconds before the measured time.
     pub warm_up: f64,
     /// Seconds measured.
+    #[serde(rename = "seconds")]
     pub measure: f64,
 }
 
-/// Before both the clients talk and nothing is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Measure = 1,
-    Drain = 2,
-}
-
-#[derive(Default)]
-struct Shared {
-    phase: AtomicU8,
-    delivered: AtomicU64,
-    errors: AtomicU64,
-    latency: Histogram,
-}
-
-impl Shared {
-    fn is(&self, phase: Phase) -> bool {
-        self.phase.load(Relaxed) == phase as u8
+impl Default for Chat {
+    fn default() -> Self {
+        Chat { pairs: 25, window: 4, rate: None, management: false, ack_every: 5, body_bytes: 200, warm_up: 2.0, measure: 10.0 }
     }
-}
-
-/// The messages of one client to its partner.
-struct Flow {
-    to: String,
-    sent: AtomicU64,
-    /// Arrived as new ones.
-    arrived: AtomicU64,
-    refused: AtomicU64,
-    order: Mutex<Order>,
-    /// XEP-0198: what of `sent` the server has taken.
-    acked: AtomicU64,
-    /// Wakes the sender: there is room, or something to answer.
-    wake: Notify,
-}
-
-impl Flow {
-    fn settled(&self, management: bool) -> bool {
-        let sent = self.sent.load(Relaxed);
-        self.arrived.load(Relaxed) + self.refused.load(Relaxed) >= sent && (!management || self.acked.load(Relaxed) >= sent)
-    }
-}
-
-struct Talker {
-    chat: Chat,
-    shared: Arc<Shared>,
-    out: Arc<Flow>,
-    incoming: Arc<Flow>,
-    /// Stanzas received since XEP-0198 was enabled.
-    handled: AtomicU32,
-    ack_due: AtomicBool,
-    answers: Mutex<Vec<u8>>,
 }
 
 /// Runs it. `count` is of messages delivered in the measured time.
 ///
 /// # Errors
-/// A login that fails, or a connection that ends.
+/// A login that fails, or all clients leave.
 pub async fn chat(run: &Run, chat: Chat) -> Result<Outcome> {
-    let clients = chat.pairs * 2;
-    let mut connections = sessions(run, 0, clients, CONCURRENCY, &Arc::default()).await?;
-    for connection in &mut connections {
-        if chat.management {
+    let people = chat.pairs * 2;
+    let mut connections = super::present(run, people).await?;
+    let window = window_of(chat.rate, chat.window);
+    let flows = (0..people).map(|i| Flow::new(i, 1, window.is_some())).collect();
+    let crew = Arc::new(Crew::new(people, flows, open_loop(chat.rate)));
+    let jids: Vec<_> = connections.iter().map(|c| escape(&c.jid)).collect();
+    if chat.management {
+        for connection in &mut connections {
             connection.enable_management().await?;
         }
     }
-    let flows: Vec<_> = (0..clients).map(|i| Arc::new(flow(&connections[i ^ 1].jid))).collect();
-    let shared = Arc::new(Shared::default());
-    let (finish, finished) = watch::channel(false);
-    let mut talkers = tokio::task::JoinSet::new();
-    for (i, mut connection) in connections.into_iter().enumerate() {
-        // Available, so that messages are theirs to get; with XEP-0198 the presence that comes back is counted.
-        connection.send("<presence/>").await?;
-        let talker = Talker {
-            chat,
-            shared: shared.clone(),
-            out: flows[i].clone(),
-            incoming: flows[i ^ 1].clone(),
-            handled: AtomicU32::new(0),
-            ack_due: AtomicBool::new(false),
-            answers: Mutex::default(),
-        };
-        talkers.spawn(talk(connection, talker, i, finished.clone()));
+    let mut stage = Stage::new(run, &crew);
+    for (i, connection) in connections.into_iter().enumerate() {
+        let what = What::Message { flow: u32::try_from(i)?, to: jids[i ^ 1].clone(), kind: "chat", body_bytes: chat.body_bytes };
+        let talk = Talk::new(what, window, 1.0 / people as f64, i, people);
+        let mut person = Person::new(i, &crew, vec![talk], [u32::try_from(i ^ 1)?]);
+        person.management = chat.management.then(|| Management::new(None, chat.ack_every));
+        stage.send(connection, person, i);
     }
-    let measured = measure(run, chat, &shared, &flows);
-    let mut outcome = tokio::select! {
-        outcome = measured => outcome?,
-        // Nobody leaves before the end unless something broke.
-        Some(ended) = talkers.join_next() => { ended??; bail!("a client left") }
-    };
-    finish.send_replace(true);
-    while let Some(ended) = talkers.join_next().await {
-        ended??;
-    }
-    for flow in &flows {
-        let order = flow.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = flow.sent.load(Relaxed) - flow.refused.load(Relaxed);
-        outcome.faults.add(order.faults(sent, flow.arrived.load(Relaxed)));
-    }
-    outcome.faults.add(Faults { errors: shared.errors.load(Relaxed), ..Faults::default() });
-    Ok(outcome)
+    let timing = Timing { warm_up: chat.warm_up, seconds: chat.measure };
+    stage.perform("chat", "messages", &crew.deliveries.clone(), timing).await
 }
 
-fn flow(to: &str) -> Flow {
-    Flow {
-        to: element::escape(to),
-        sent: AtomicU64::new(0),
-        arrived: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        order: Mutex::default(),
-        acked: AtomicU64::new(0),
-        wake: Notify::new(),
-    }
+/// A flow from each to its partner.
+pub(super) fn fill(people: usize) -> Vec<Flow> {
+    (0..people).map(|i| Flow::new(i, 1, false)).collect()
 }
 
-async fn measure(run: &Run, chat: Chat, shared: &Shared, flows: &[Arc<Flow>]) -> Result<Outcome> {
-    tokio::time::sleep(Duration::from_secs_f64(chat.warm_up)).await;
-    let probe = run.probe.as_ref().zip(run.pid).map(|(probe, pid)| probe.start(pid, chat.measure)).transpose()?;
-    run.progress.begin("chat", "messages");
-    let before = run.sample()?;
-    let (start, first, latency) = (clock::seconds(), shared.delivered.load(Relaxed), shared.latency.counts());
-    shared.phase.store(Phase::Measure as u8, Relaxed);
-    let (mut told, mut now) = (first, start);
-    while now - start < chat.measure {
-        tokio::time::sleep(Duration::from_secs_f64((chat.measure - (now - start)).min(1.0))).await;
-        let delivered = shared.delivered.load(Relaxed);
-        run.progress.add(delivered - told);
-        run.progress.note(&format!("errors {}", shared.errors.load(Relaxed)));
-        (told, now) = (delivered, clock::seconds());
+/// Each sends so many messages to its partner and waits until it has as many; the connections come back.
+pub(super) async fn converse(
+    run: &Run,
+    crew: &Arc<Crew>,
+    connections: Vec<Connection>,
+    messages: u64,
+    body_bytes: usize,
+) -> Result<Vec<Connection>> {
+    crew.enter(Phase::Warm);
+    let jids: Vec<_> = connections.iter().map(|c| escape(&c.jid)).collect();
+    let mut talking = tokio::task::JoinSet::new();
+    for (i, connection) in connections.into_iter().enumerate() {
+        let (crew, to, progress) = (crew.clone(), jids[i ^ 1].clone(), run.progress.clone());
+        talking.spawn(async move {
+            let done = tell(connection, &crew, i, &to, (messages, body_bytes)).await;
+            progress.show("filling archives");
+            done.map(|connection| (i, connection))
+        });
     }
-    let after = run.sample()?;
-    let (seconds, count) = (clock::seconds() - start, shared.delivered.load(Relaxed) - first);
-    let latency = shared.latency.counts().since(&latency);
-    shared.phase.store(Phase::Drain as u8, Relaxed);
+    let mut all = Vec::new();
+    while let Some(done) = talking.join_next().await {
+        all.push(done??);
+    }
     run.progress.end();
-    if let Some(mut probe) = probe {
-        tokio::task::spawn_blocking(move || probe.wait()).await??;
-    }
-    let drain = async {
-        while !flows.iter().all(|f| f.settled(chat.management)) {
-            flows.iter().for_each(|f| f.wake.notify_one());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN_MAX, drain).await;
-    let mut outcome = Outcome::new(count, before, after, seconds);
-    outcome.latency = Latency::of(&latency);
-    Ok(outcome)
+    all.sort_by_key(|(i, _)| *i);
+    Ok(all.into_iter().map(|(_, connection)| connection).collect())
 }
 
-async fn talk(connection: Connection, talker: Talker, number: usize, mut finished: watch::Receiver<bool>) -> Result<()> {
-    let Connection { io, splitter, jid, .. } = connection;
-    let (reader, mut writer) = tokio::io::split(io);
-    // One task: a client's two halves never wake each other across threads.
-    tokio::select! {
-        done = async { tokio::try_join!(talker.read(reader, splitter), talker.write(&mut writer, number)) } => {
-            let _ = done.context(jid)?;
+/// Messages that one sends before it reads again.
+const BATCH: u64 = 20;
+
+async fn tell(mut connection: Connection, crew: &Arc<Crew>, i: usize, to: &str, (messages, bytes): (u64, usize)) -> Result<Connection> {
+    use std::fmt::Write as _;
+    use std::sync::atomic::Ordering::Relaxed;
+    let flow = u32::try_from(i)?;
+    let mut person = Person::new(i, crew, Vec::new(), [u32::try_from(i ^ 1)?]);
+    let (mine, theirs) = (&crew.flows[i], &crew.flows[i ^ 1]);
+    loop {
+        let (sent, arrived) = (mine.sent.load(Relaxed), theirs.arrived.load(Relaxed));
+        if sent == messages && arrived + theirs.refused.load(Relaxed) >= messages {
+            return Ok(connection);
         }
-        _ = finished.wait_for(|f| *f) => {}
+        // In step with the partner, so that neither fills the other's buffers.
+        if sent < messages && sent <= arrived + BATCH {
+            let mut out = String::new();
+            for number in sent..messages.min(sent + BATCH) {
+                let _ = write!(out, "<message to='{to}' type='chat' id='m{flow}.{number}'><body>");
+                Payload { flow, number, since: crate::clock::nanos() }.write(crew.tag, bytes, &mut out);
+                out.push_str("</body></message>");
+                mine.sent.fetch_add(1, Relaxed);
+            }
+            connection.send(&out).await?;
+            continue;
+        }
+        next(&mut connection, &mut person).await?;
     }
-    let _ = writer.write_all(b"</stream:stream>").await;
-    let _ = writer.shutdown().await;
-    Ok(())
 }
 
-impl Talker {
-    async fn read(&self, mut reader: ReadHalf<Io>, mut splitter: Splitter) -> Result<()> {
-        let mut bytes = vec![0; READ_BYTES];
-        loop {
-            while let Some(frame) = splitter.next()? {
-                match frame {
-                    Frame::Header(_) => bail!("a second header"),
-                    Frame::Element(stanza) => self.take(stanza)?,
-                    Frame::End => bail!("the server has ended the stream"),
-                }
+/// Takes what comes next; silence is a failure.
+pub(super) async fn next(connection: &mut Connection, person: &mut Person) -> Result<()> {
+    loop {
+        match connection.splitter.next()? {
+            Some(Frame::Element(stanza)) => {
+                person.take(stanza)?;
+                let mut out = String::new();
+                person.poll(0, &mut out)?;
+                return if out.is_empty() { Ok(()) } else { connection.send(&out).await };
             }
-            let n = reader.read(&mut bytes).await?;
-            if n == 0 {
-                bail!("the server has closed the connection");
-            }
-            splitter.feed(&bytes[..n]);
+            Some(other) => anyhow::bail!("{}", if other == Frame::End { "the server has ended the stream" } else { "a second header" }),
+            None => {}
         }
+        let mut bytes = [0; crate::client::READ_BYTES];
+        let reading = tokio::io::AsyncReadExt::read(&mut connection.io, &mut bytes);
+        let n = tokio::time::timeout(crate::client::ANSWER_MAX, reading).await.context("no answer")??;
+        ensure!(n > 0, "the server has closed the connection");
+        connection.splitter.feed(&bytes[..n]);
     }
+}
 
-    fn take(&self, stanza: &[u8]) -> Result<()> {
-        match element::name(stanza) {
-            b"r" => {
-                self.ack_due.store(true, Relaxed);
-                self.out.wake.notify_one();
-                return Ok(());
-            }
-            b"a" => {
-                let h = attr(stanza, b"h").and_then(|h| std::str::from_utf8(h).ok()?.parse::<u64>().ok()).context("<a/> without h")?;
-                // The presence was the first stanza that counted.
-                self.out.acked.store(h.saturating_sub(1), Relaxed);
-                return Ok(());
-            }
-            b"error" => bail!("stream error: {}", String::from_utf8_lossy(stanza)),
-            _ => {}
-        }
-        self.handled.fetch_add(1, Relaxed);
-        match element::name(stanza) {
-            b"message" if attr(stanza, b"type") == Some(b"error") => {
-                self.shared.errors.fetch_add(1, Relaxed);
-                self.out.refused.fetch_add(1, Relaxed);
-                self.out.wake.notify_one();
-            }
-            b"message" => self.arrived(stanza)?,
-            b"iq" if attr(stanza, b"type") == Some(b"get") => {
-                let value = |name| String::from_utf8_lossy(attr(stanza, name).unwrap_or_default()).into_owned();
-                let to = Some(value(b"from")).filter(|f| !f.is_empty()).map(|f| format!(" to='{f}'")).unwrap_or_default();
-                let answer = format!("<iq type='result' id='{}'{to}/>", value(b"id"));
-                self.answers.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(answer.as_bytes());
-                self.out.wake.notify_one();
-            }
-            _ => {}
-        }
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element;
 
-    fn arrived(&self, stanza: &[u8]) -> Result<()> {
-        let now = clock::nanos();
-        let text = body(stanza).and_then(|b| std::str::from_utf8(b).ok()).context("a message without a body")?;
-        let mut fields = text.split(' ').map(str::parse::<u64>);
-        let (Some(Ok(number)), Some(Ok(due))) = (fields.next(), fields.next()) else { bail!("a body that nobody sent: {text}") };
-        if !self.incoming.order.lock().unwrap_or_else(PoisonError::into_inner).arrived(number) {
-            return Ok(());
-        }
-        self.shared.latency.record(now.saturating_sub(due) / 1_000);
-        self.shared.delivered.fetch_add(1, Relaxed);
-        self.incoming.arrived.fetch_add(1, Relaxed);
-        self.incoming.wake.notify_one();
-        Ok(())
-    }
-
-    async fn write(&self, writer: &mut WriteHalf<Io>, number: usize) -> Result<()> {
-        let clients = self.chat.pairs * 2;
-        let interval = self.chat.rate.map(|rate| (clients as f64 / rate * 1e9) as u64);
-        // Open loop: senders begin spread over one interval, not all at once.
-        let mut due = clock::nanos() + interval.unwrap_or(0) * u64::try_from(number)? / u64::try_from(clients)?;
-        let (mut batch, mut asked) = (String::new(), 0);
-        loop {
-            batch.clear();
-            if self.ack_due.swap(false, Relaxed) {
-                let _ = write!(batch, "<a xmlns='{SM}' h='{}'/>", self.handled.load(Relaxed));
-            }
-            let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
-            batch += std::str::from_utf8(&answers)?;
-            let sent = self.out.sent.load(Relaxed);
-            if self.shared.is(Phase::Drain) {
-                if self.chat.management && asked != sent {
-                    asked = sent;
-                    let _ = write!(batch, "<r xmlns='{SM}'/>");
-                }
-            } else if let Some(interval) = interval {
-                while due <= clock::nanos() {
-                    self.push(&mut batch, due);
-                    due += interval;
-                }
-            } else {
-                let gone = self.out.arrived.load(Relaxed) + self.out.refused.load(Relaxed);
-                (sent..gone + self.chat.window).for_each(|_| self.push(&mut batch, u64::MAX));
-            }
-            if !batch.is_empty() {
-                writer.write_all(batch.as_bytes()).await?;
-                writer.flush().await?;
-            } else if interval.is_some() && !self.shared.is(Phase::Drain) {
-                let wait = Duration::from_nanos(due.saturating_sub(clock::nanos()));
-                let _ = tokio::time::timeout(wait, self.out.wake.notified()).await;
-            } else {
-                self.out.wake.notified().await;
-            }
-        }
-    }
-
-    /// Writes the next message. Its latency counts from now, or from when it was due if that is long ago.
-    fn push(&self, batch: &mut String, due: u64) {
-        let (now, number) = (clock::nanos(), self.out.sent.fetch_add(1, Relaxed));
-        let since = if now.saturating_sub(due) > TIMER_SLACK_NS { due } else { now };
-        let _ = write!(batch, "<message to='{}' type='chat' id='m{number}'><body>", self.out.to);
-        let start = batch.len();
-        let _ = write!(batch, "{number} {since} ");
-        while batch.len() - start < self.chat.body_bytes {
-            batch.push_str(&"the quick brown fox jumps over the lazy dog "[..(self.chat.body_bytes + start - batch.len()).min(44)]);
-        }
-        batch.push_str("</body></message>");
-        if self.chat.management && (number + 1).is_multiple_of(self.chat.ack_every.max(1)) {
-            let _ = write!(batch, "<r xmlns='{SM}'/>");
-        }
+    #[test]
+    fn bodies_have_their_length() {
+        let payload = Payload { flow: 3, number: 14, since: 159 };
+        let mut text = String::new();
+        payload.write(0xabc, 200, &mut text);
+        assert_eq!(text.len(), 200);
+        assert_eq!(Payload::parse(text.as_bytes(), 0xabc), Some(payload));
+        assert_eq!(Payload::parse(text.as_bytes(), 0xabd), None);
+        let stanza = format!("<message><body>{text}</body></message>");
+        assert_eq!(element::body(stanza.as_bytes()), Some(text.as_bytes()));
     }
 }
