@@ -82,7 +82,7 @@ pub(crate) struct Plane {
     pub(crate) configs: Configs,
     pub(crate) counters: Counters,
     pub(crate) scratch: RefCell<Scratch>,
-    slots: RefCell<HashMap<u64, Rc<Slot>>>,
+    slots: RefCell<HashMap<u64, Rc<Slot>, foldhash::fast::RandomState>>,
     next_slot: Cell<u64>,
     /// Exactly one entry for each connection that is armed.
     timers: RefCell<BTreeSet<(Instant, u64)>>,

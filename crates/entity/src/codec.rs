@@ -10,6 +10,9 @@ use types::{BareJid, Jid, Origin, SessionId};
 #[error("corrupt cell: {0}")]
 pub struct Corrupt(pub &'static str);
 
+/// Bytes of a length that is written before it is known: enough for any stanza, the largest of which is below 2^28 bytes.
+pub const LENGTH_BYTES: usize = 4;
+
 /// Appends fields to a buffer.
 #[derive(Default)]
 pub struct Writer(pub Vec<u8>);
@@ -18,6 +21,13 @@ impl Writer {
     /// A cell of format `version`.
     pub fn new(version: u8) -> Writer {
         Writer(vec![version])
+    }
+
+    /// The same, with room for so many bytes.
+    pub fn with_room(version: u8, bytes: usize) -> Writer {
+        let mut out = Vec::with_capacity(bytes + 1);
+        out.push(version);
+        Writer(out)
     }
 
     /// LEB128.
@@ -43,6 +53,19 @@ impl Writer {
         self
     }
 
+    /// As [`Writer::bytes`], of what `write` appends: its length is known behind it, so it takes [`LENGTH_BYTES`] always.
+    pub fn appended(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
+        let at = self.0.len();
+        self.0.extend_from_slice(&[0; LENGTH_BYTES]);
+        write(&mut self.0);
+        let mut len = self.0.len() - at - LENGTH_BYTES;
+        for (i, byte) in self.0[at..at + LENGTH_BYTES].iter_mut().enumerate() {
+            *byte = (len & 0x7f) as u8 | if i + 1 < LENGTH_BYTES { 0x80 } else { 0 };
+            len >>= 7;
+        }
+        self
+    }
+
     /// A string as [`Writer::bytes`].
     pub fn str(&mut self, v: &str) -> &mut Self {
         self.bytes(v.as_bytes())
@@ -60,7 +83,8 @@ impl Writer {
 
     /// The finished cell.
     pub fn finish(&mut self) -> Bytes {
-        std::mem::take(&mut self.0).into()
+        // Exact, so that sharing it takes no further allocation.
+        std::mem::take(&mut self.0).into_boxed_slice().into()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use frame::{PeerMsg, ShardMsg};
+use smallvec::smallvec;
 use types::{BareJid, Batch, ConnId, Op, Partition};
 
 /// Names a read that an entity asked for, until it is answered.
@@ -71,6 +72,6 @@ impl Effects {
             batch.ops.push(op);
             return;
         }
-        self.list.push(Effect::Write(Batch { partition: partition.clone(), ops: vec![op] }));
+        self.list.push(Effect::Write(Batch { partition: partition.clone(), ops: smallvec![op] }));
     }
 }

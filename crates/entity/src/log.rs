@@ -10,7 +10,7 @@ use crate::row::{self, OFFLINE, Owed, Row};
 use bytes::Bytes;
 use frame::{Pos, SharedStanza};
 use std::collections::BTreeMap;
-use types::limit::ORIGIN_FORGET;
+use types::limit::{BUCKET_ROWS_MAX, ORIGIN_FORGET};
 use types::{BareJid, Epoch, Op, Origin, Partition, SessionId, Timestamp};
 
 /// Changes after which the checkpoint is written without waiting for the timer.
@@ -61,6 +61,8 @@ pub struct Log {
     drops: Vec<Pos>,
     dirty: u32,
     settled: bool,
+    /// The bucket of the row before, with its number; an idle log holds none.
+    bucket: Option<(u64, Partition)>,
 }
 
 /// What a checkpoint says, before the rows behind it are read.
@@ -202,13 +204,26 @@ impl Log {
     pub fn append(&mut self, account: &BareJid, epoch: Epoch, mut row: Row, fx: &mut Effects) -> Pos {
         row.at = row.at.max(self.last_at);
         let pos = Pos { row: self.last + 1, epoch };
-        fx.put(&row::bucket(account, pos.row), row::cell_key(pos), row.encode());
+        fx.put(&self.bucket(account, pos.row), row::cell_key(pos), row.encode());
         self.last = pos.row;
         self.last_at = row.at;
         self.dirty += 1;
         self.note(account, &row);
         self.insert(pos, row);
         pos
+    }
+
+    /// The partition of a row: mostly that of the one before.
+    fn bucket(&mut self, account: &BareJid, row: u64) -> Partition {
+        let number = row / BUCKET_ROWS_MAX;
+        match &self.bucket {
+            Some((known, partition)) if *known == number => partition.clone(),
+            _ => {
+                let partition = row::bucket(account, row);
+                self.bucket = Some((number, partition.clone()));
+                partition
+            }
+        }
     }
 
     /// The last row's number; 0 if there is none.
@@ -375,8 +390,9 @@ impl Log {
         fx.put(partition, key, w.finish());
         // On a store without one order the shard keeps at most one batch in flight, so the drop follows the checkpoint.
         for pos in std::mem::take(&mut self.drops) {
-            fx.op(&row::bucket(account, pos.row), Op::Delete { key: row::cell_key(pos) });
+            fx.op(&self.bucket(account, pos.row), Op::Delete { key: row::cell_key(pos) });
         }
+        self.bucket = None;
         self.dirty = 0;
     }
 

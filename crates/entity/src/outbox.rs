@@ -5,6 +5,7 @@
 //! refusal or a renewed link starts again from the first unconfirmed (`ARCHITECTURE.md`, One log).
 
 use frame::{PeerMsg, Pos, SharedStanza};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use types::limit::FORWARD_WINDOW_MAX;
@@ -91,17 +92,17 @@ impl Outbox {
     }
 
     /// The forwards to this recipient that may leave now.
-    pub fn send(&mut self, to: &BareJid, now: Instant) -> Vec<PeerMsg> {
-        let Some(lane) = self.lanes.get_mut(to) else { return Vec::new() };
+    pub fn send(&mut self, to: &BareJid, now: Instant) -> SmallVec<[PeerMsg; 1]> {
+        let Some(lane) = self.lanes.get_mut(to) else { return SmallVec::new() };
         if lane.retry_at.is_some_and(|at| at > now) {
-            return Vec::new();
+            return SmallVec::new();
         }
         lane.retry_at = None;
         if lane.sent_at.is_some_and(|at| at + again_after() <= now) {
             lane.sent = 0;
         }
         let end = lane.queue.len().min(unlucky::at_most(Bound::ForwardWindow, FORWARD_WINDOW_MAX));
-        let frames: Vec<PeerMsg> = (lane.sent..end)
+        let frames: SmallVec<[PeerMsg; 1]> = (lane.sent..end)
             .map(|i| PeerMsg::Forward {
                 origin: lane.queue[i].origin,
                 prev: i.checked_sub(1).map(|p| lane.queue[p].origin),
@@ -118,11 +119,11 @@ impl Outbox {
     }
 
     /// The recipient has everything up to `origin`: what is settled by that, in order.
-    pub fn confirm(&mut self, from: &BareJid, origin: Origin) -> Vec<Pending> {
-        let Some(lane) = self.lanes.get_mut(from) else { return Vec::new() };
+    pub fn confirm(&mut self, from: &BareJid, origin: Origin) -> SmallVec<[Pending; 1]> {
+        let Some(lane) = self.lanes.get_mut(from) else { return SmallVec::new() };
         // Confirmed is only what was sent; an older confirmation names something that is gone.
-        let Some(at) = lane.queue.iter().take(lane.sent).position(|p| p.origin == origin) else { return Vec::new() };
-        let done: Vec<_> = lane.queue.drain(..=at).collect();
+        let Some(at) = lane.queue.iter().take(lane.sent).position(|p| p.origin == origin) else { return SmallVec::new() };
+        let done: SmallVec<[Pending; 1]> = lane.queue.drain(..=at).collect();
         lane.sent -= done.len();
         lane.refusals = 0;
         self.len -= done.len();

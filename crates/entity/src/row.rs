@@ -37,11 +37,15 @@ pub struct Row {
 const VERSION: u8 = 1;
 const ARCHIVED: u8 = 1;
 const OUTBOX: u8 = 2;
+/// Bytes of a row's flags, time, origin, counts and lengths, at most about; of a session that it is owed to.
+const NUMBERS: usize = 48;
+const SESSION: usize = 10;
 
 impl Row {
     /// The cell's value.
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::new(VERSION);
+        let names = self.sender.as_str().len() + self.target.as_ref().map_or(0, |t| t.as_str().len());
+        let mut w = Writer::with_room(VERSION, self.stanza.encoded_len_hint() + names + NUMBERS + self.owed.len() * SESSION);
         let flags = u8::from(self.archived) * ARCHIVED + u8::from(self.target.is_some()) * OUTBOX;
         w.u8(flags).u64(self.at.0).str(self.sender.as_str()).origin(self.origin);
         if let Some(target) = &self.target {
@@ -51,7 +55,7 @@ impl Row {
         for s in &self.owed {
             w.session(*s);
         }
-        w.bytes(&self.stanza.to_bytes());
+        w.appended(|out| self.stanza.write(out));
         w.finish()
     }
 

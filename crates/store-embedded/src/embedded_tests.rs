@@ -110,7 +110,7 @@ fn world() -> World {
 
 fn batch() -> Batch {
     let partition = Partition { collection: Collection::Log, key: Bytes::from_static(b"p") };
-    Batch { partition, ops: vec![Op::Delete { key: Bytes::from_static(b"k") }] }
+    Batch { partition, ops: vec![Op::Delete { key: Bytes::from_static(b"k") }].into() }
 }
 
 fn read() -> Read {

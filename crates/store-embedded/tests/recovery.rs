@@ -42,7 +42,7 @@ impl Client {
     /// One batch is one group: it waits for it.
     fn write(&self, n: u32, len: usize) {
         let ops = vec![Op::Put { key: Bytes::copy_from_slice(&n.to_be_bytes()), value: vec![b'x'; len].into() }];
-        let ticket = self.store.commit(self.plane, 1, Batch { partition: partition(), ops });
+        let ticket = self.store.commit(self.plane, 1, Batch { partition: partition(), ops: ops.into() });
         self.wait(|c| matches!(c, Completion::Durable(t) if *t >= ticket));
     }
     fn wait(&self, done: impl Fn(&Completion) -> bool) -> Completion {

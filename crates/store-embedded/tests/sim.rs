@@ -184,7 +184,7 @@ fn the_journal_is_folded_and_survives() {
     let value = Bytes::from(vec![7; 20_000]);
     for n in 0..60u64 {
         let ops = vec![Op::Put { key: Bytes::copy_from_slice(&n.to_be_bytes()), value: value.clone() }];
-        w.store.commit(w.plane, n, Batch { partition: partition(0), ops });
+        w.store.commit(w.plane, n, Batch { partition: partition(0), ops: ops.into() });
         w.run(10);
         if n % 7 == 0 {
             w.restart().unwrap();

@@ -29,7 +29,7 @@ fn p() -> Partition {
 }
 
 fn put(key: &'static [u8], value: &'static [u8]) -> Batch {
-    Batch { partition: p(), ops: vec![Op::Put { key: Bytes::from_static(key), value: Bytes::from_static(value) }] }
+    Batch { partition: p(), ops: vec![Op::Put { key: Bytes::from_static(key), value: Bytes::from_static(value) }].into() }
 }
 
 impl World {

@@ -1,6 +1,7 @@
 //! What an entity asks its store to write: batches within one partition.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::fmt;
 
 /// A family of partitions. The number is part of the on-disk format and is never reused.
@@ -65,13 +66,16 @@ impl Op {
     }
 }
 
+/// Mostly there is one.
+pub type Ops = SmallVec<[Op; 1]>;
+
 /// Writes within one partition, applied atomically; the last operation per key counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {
     /// Where.
     pub partition: Partition,
     /// What, in order.
-    pub ops: Vec<Op>,
+    pub ops: Ops,
 }
 
 /// A place in a node's commit order. Zero is durable from the beginning.

@@ -12,7 +12,7 @@ pub mod planted;
 pub mod time;
 pub mod unlucky;
 
-pub use batch::{Batch, Collection, Op, Partition, Ticket};
+pub use batch::{Batch, Collection, Op, Ops, Partition, Ticket};
 pub use id::{Attach, ConnId, Epoch, Origin, ReqId, SessionId, ShardId};
 pub use jid::{BareJid, FullJid, Jid, JidError};
 pub use time::{Instant, Now, Timestamp};

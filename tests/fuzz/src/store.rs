@@ -86,7 +86,7 @@ impl Client {
     fn write(&self, n: u8) {
         let value = vec![b'a' + n; 10 + 13 * usize::from(n % 5)];
         let ops = vec![Op::Put { key: Bytes::copy_from_slice(&[n]), value: value.into() }];
-        let ticket = self.store.commit(self.plane, 1, Batch { partition: partition(), ops });
+        let ticket = self.store.commit(self.plane, 1, Batch { partition: partition(), ops: ops.into() });
         self.wait(|c| matches!(c, Completion::Durable(t) if t >= ticket).then_some(()));
     }
 

@@ -9,6 +9,9 @@ use stream::{Keys, StreamError, sm};
 use types::{Attach, Epoch, FullJid, Now, ReqId, SessionId, ns};
 use xml::Element;
 
+/// Room behind a stanza for what is escaped in its attributes, and for an `<r/>`.
+const BEHIND: usize = 64;
+
 impl Connection {
     /// A frame from the owner of the account's shard.
     ///
@@ -218,7 +221,9 @@ impl Connection {
         let (m, stanza) = (output.m, Arc::clone(&output.stanza));
         if s.take_output(output) {
             if self.end != End::Closed {
-                stanza.write(self.c2s.out());
+                let out = self.c2s.out();
+                out.reserve(stanza.encoded_len_hint() + BEHIND);
+                stanza.write(out);
             }
         } else if m > s.m {
             // Something between was lost: the copy says what.

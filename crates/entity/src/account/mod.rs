@@ -21,6 +21,7 @@ use crate::seal::Seals;
 use crate::session::{HELD_MAX, Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
 use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
+use smallvec::smallvec;
 use stanza::{Condition, Kind, Stanza, StanzaError};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -668,7 +669,7 @@ impl Account {
     fn index(&self, ctx: &Ctx<'_>, op: fn(bytes::Bytes) -> Op, fx: &mut Effects) {
         let key = bytes::Bytes::copy_from_slice(self.state.jid.as_str().as_bytes());
         let partition = Partition { collection: Collection::Index, key: ctx.shard.0.to_be_bytes().to_vec().into() };
-        fx.push(Effect::Write(Batch { partition, ops: vec![op(key)] }));
+        fx.push(Effect::Write(Batch { partition, ops: smallvec![op(key)] }));
     }
 
     /// The number of an input of an acknowledged session that is in no row: `h` must not run back when edge and core die

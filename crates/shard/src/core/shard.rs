@@ -4,7 +4,9 @@ use super::slot::{Entity, Held, MISSED_MAX, Said, Slot};
 use super::{Cx, Out};
 use bytes::Bytes;
 use entity::{Account, Ctx, Effect, Effects, Loader, Scan};
+use foldhash::fast::RandomState;
 use frame::{AccountError, CredentialsAnswer, EdgeMsg, FromEdge, Peer, PeerMsg, ShardMsg, ToEdge, ToShard, ToShardBody};
+use smallvec::smallvec;
 use stanza::{Condition, StanzaError};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +24,8 @@ const SLEEP_AFTER: Duration = Duration::from_secs(60);
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// Marks of the `live` index read at once.
 const LIVE_PAGE: usize = 1_000;
+/// A list of effects with more room is not kept for the next input.
+const SPARE_EFFECTS: usize = 64;
 
 /// See the module.
 pub struct Shard {
@@ -30,17 +34,19 @@ pub struct Shard {
     /// This owner's epoch.
     pub epoch: Epoch,
     order: Order,
-    slots: HashMap<BareJid, Slot>,
+    slots: HashMap<BareJid, Slot, RandomState>,
     /// Entities that wait for the store.
     waiting: BTreeSet<BareJid>,
     wakes: BTreeSet<(Instant, BareJid)>,
-    wake_of: HashMap<BareJid, Instant>,
+    wake_of: HashMap<BareJid, Instant, RandomState>,
     reads: BTreeMap<u64, ReadFor>,
     commits: BTreeMap<Ticket, BareJid>,
     next_read: u64,
     next_commit: u32,
     sweep_at: Instant,
     loading: usize,
+    /// An empty list, for the effects of the next input.
+    spare: Vec<Effect>,
 }
 
 enum ReadFor {
@@ -55,16 +61,17 @@ impl Shard {
             id,
             epoch,
             order,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             waiting: BTreeSet::new(),
             wakes: BTreeSet::new(),
-            wake_of: HashMap::new(),
+            wake_of: HashMap::default(),
             reads: BTreeMap::new(),
             commits: BTreeMap::new(),
             next_read: 0,
             next_commit: 0,
             sweep_at: Instant::NEVER,
             loading: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -383,7 +390,7 @@ impl Shard {
     /// Run an entity on one input. A panic harms no more than this input: the entity reloads, without its effects.
     fn run(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>, f: impl FnOnce(&mut Account, &Ctx<'_>, &mut Effects)) -> bool {
         let Some(Slot { entity: Entity::Awake(account), .. }) = self.slots.get_mut(jid) else { return true };
-        let mut fx = Effects::default();
+        let mut fx = Effects { list: std::mem::take(&mut self.spare) };
         let ctx = context(self.id, now, cx);
         if catch_unwind(AssertUnwindSafe(|| f(account, &ctx, &mut fx))).is_ok() {
             self.carry_out(jid, Ticket::NONE, fx, cx);
@@ -417,8 +424,8 @@ impl Shard {
         false
     }
 
-    fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, fx: Effects, cx: &mut Cx<'_>) {
-        for effect in fx.list {
+    fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, mut fx: Effects, cx: &mut Cx<'_>) {
+        for effect in fx.list.drain(..) {
             match effect {
                 Effect::Write(batch) => self.write(jid, batch, cx),
                 Effect::Live => self.mark(jid, true, cx),
@@ -435,6 +442,9 @@ impl Shard {
                 Effect::Read(id, scan) => self.say(jid, Said::Read(id, scan), cx),
             }
         }
+        if fx.list.capacity() <= SPARE_EFFECTS {
+            self.spare = fx.list;
+        }
         self.flush_batches(jid, cx);
     }
 
@@ -444,7 +454,7 @@ impl Shard {
         }
         let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
         let op = if live { Op::Put { key, value: Bytes::from_static(b"\x01") } } else { Op::Delete { key } };
-        self.write(jid, Batch { partition: self.live_partition(), ops: vec![op] }, cx);
+        self.write(jid, Batch { partition: self.live_partition(), ops: smallvec![op] }, cx);
     }
 
     fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {

@@ -3,6 +3,7 @@
 use super::{Disk, DiskError, Entry, Write};
 use crate::format;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashSet};
 use store::{EpochConflict, PlaneId, decide_epoch};
 use types::planted::{self, Bug};
@@ -113,7 +114,8 @@ fn cells<'a>(entries: &'a [Entry], writes: &mut Vec<Write<'a>>) {
     let ops: usize = entries.iter().map(|e| if let Entry::Batch { batch, .. } = e { batch.ops.len() } else { 0 }).sum();
     writes.reserve(ops);
     // Membership only: its order is never looked at.
-    let mut seen: HashSet<(&Partition, &Bytes)> = HashSet::with_capacity(if ops > 1 { ops } else { 0 });
+    let room = if ops > 1 { ops } else { 0 };
+    let mut seen: HashSet<(&Partition, &Bytes), RandomState> = HashSet::with_capacity_and_hasher(room, RandomState::default());
     for entry in entries.iter().rev() {
         let Entry::Batch { stamp, batch } = entry else { continue };
         for op in batch.ops.iter().rev() {

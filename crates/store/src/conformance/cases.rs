@@ -262,7 +262,7 @@ pub(super) fn tickets(c: &mut Client<'_>) {
     let mut seen = Vec::new();
     for n in 0..100u64 {
         seen.push(c.commit(&log(), vec![put(b"mine", &n.to_be_bytes())]));
-        let batch = Batch { partition: log(), ops: vec![put(b"theirs", &n.to_be_bytes())] };
+        let batch = Batch { partition: log(), ops: vec![put(b"theirs", &n.to_be_bytes())].into() };
         seen.push(c.store().commit(other, (2 << 32) + n, batch));
     }
     assert!(seen.iter().all(|t| *t > Ticket::NONE));
@@ -275,7 +275,7 @@ pub(super) fn tickets(c: &mut Client<'_>) {
 pub(super) fn answered(c: &mut Client<'_>) {
     let (other, theirs) = c.other_plane();
     let mine: Vec<_> = (0..50u8).map(|n| c.commit(&log(), vec![put(&[n], b"x")])).collect();
-    let batch = Batch { partition: log(), ops: vec![put(b"theirs", b"x")] };
+    let batch = Batch { partition: log(), ops: vec![put(b"theirs", b"x")].into() };
     let last = c.store().commit(other, 5 << 32, batch);
     if c.journal() {
         c.wait_for(last);

@@ -63,7 +63,7 @@ impl<'a> Client<'a> {
     }
 
     pub(super) fn commit_at(&mut self, stamp: u64, p: &Partition, ops: Vec<Op>) -> Ticket {
-        self.store.commit(self.plane, stamp, Batch { partition: p.clone(), ops })
+        self.store.commit(self.plane, stamp, Batch { partition: p.clone(), ops: ops.into() })
     }
 
     /// Commit and wait until it is durable.

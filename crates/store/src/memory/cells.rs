@@ -4,7 +4,7 @@ use crate::{Cell, Page, Read};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use types::{Op, Partition};
+use types::{Op, Ops, Partition};
 
 /// A cell's value, or its tombstone, and when it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn take(mut cells: impl Iterator<Item = Cell>, limit: usize) -> Page {
 }
 
 /// The last operation per key, as versions of one stamp.
-pub(super) fn versions(stamp: u64, ops: Vec<Op>) -> Row {
+pub(super) fn versions(stamp: u64, ops: Ops) -> Row {
     ops.into_iter()
         .map(|op| match op {
             Op::Put { key, value } => (key, Version { stamp, value: Some(value) }),
