@@ -214,6 +214,8 @@ impl Loader {
             fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
             self.seals.add(seal);
         }
+        // Taken, not cloned: it stays as long as the account is awake, and so would what clones share.
+        let credentials = self.cells.remove(cell::ACCOUNT);
         let cells =
             |prefix: &'static [u8]| self.cells.iter().filter(move |(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone()));
         let mut modules = BTreeMap::new();
@@ -229,7 +231,6 @@ impl Loader {
         let counters = Counters::load(self.cells.get(cell::COUNTERS).cloned(), self.epoch)?;
         let sessions: Vec<SessionRow> = cells(cell::SESSION).map(|(_, v)| SessionRow::decode(v)).collect::<Result<_, _>>()?;
         let owed: Vec<OwedCell> = cells(cell::OWED).map(|(k, v)| OwedCell::decode(&k, v)).collect::<Result<_, _>>()?;
-        let credentials = self.cells.get(cell::ACCOUNT).cloned();
         let roster = Roster::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())))?;
         let blocks = BlockList::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())));
         let mut tails: BTreeMap<SessionId, Vec<TailRow>> = BTreeMap::new();
@@ -403,7 +404,7 @@ impl Account {
         s.given = row.given;
         s.waits = row.waits;
         // Cells that an attach has not removed yet say nothing new.
-        s.cells = cells.iter().map(|t| t.m).collect();
+        s.cells = cells.iter().map(|t| t.m).collect::<Vec<_>>().into();
         if let Some(d) = row.detached {
             let left = Duration::from_millis(d.until.0.saturating_sub(ctx.now.wall.0));
             s.link = Link::Detached { until: ctx.now.mono + left };

@@ -39,8 +39,11 @@ impl Account {
             return Ok(());
         }
         let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
-        if !request && let Some(s) = self.state.session_mut(id) {
-            s.asked.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
+        if !request
+            && let Some(s) = self.state.session_mut(id)
+            && let Some(asked_of_it) = s.asked.made()
+        {
+            asked_of_it.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
         }
         if self.state.is_own(&to) {
             return self.iq_to_resource(ctx, stanza, fx);
@@ -97,7 +100,7 @@ impl Account {
                     Some(*s) == session && stanza.from.as_ref() == Some(to) && stanza.id.as_ref() == Some(id)
                 };
                 if let Some(at) = self.answered.iter().position(late) {
-                    self.answered.remove(at);
+                    self.answered.make().remove(at);
                     return;
                 }
                 let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
@@ -139,10 +142,11 @@ impl Account {
 
     /// An own request is answered with an error, here: a later answer must not follow.
     pub(super) fn note_answered(&mut self, session: SessionId, to: Jid, id: compact_str::CompactString) {
-        if self.answered.len() >= REQUESTS_MAX {
-            self.answered.pop_front();
+        let answered = self.answered.make();
+        if answered.len() >= REQUESTS_MAX {
+            answered.pop_front();
         }
-        self.answered.push_back((session, to, id));
+        answered.push_back((session, to, id));
     }
 
     /// An own request whose addressee's owner is gone: nobody will answer it.

@@ -29,7 +29,7 @@ use std::time::Duration;
 use types::limit::FORWARD_GIVE_UP;
 use types::planted::{self, Bug};
 use types::unlucky::{self, Bound};
-use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
+use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, Seldom, SessionId, ShardId, Timestamp};
 
 /// A checkpoint is written no later than this after the first change that it would record.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
@@ -57,16 +57,16 @@ pub struct Account {
     seals: Seals,
     counters: Counters,
     /// Resources that were available and ended, newest last: whoever lost the word of it asks again.
-    gone: Vec<(compact_str::CompactString, Timestamp)>,
+    gone: Seldom<Vec<(compact_str::CompactString, Timestamp)>>,
     next_read: ReadId,
     reads: BTreeMap<ReadId, PendingRead>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
     requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
     /// Those that the account answered itself because the other end died: an answer that comes after all is too late.
-    answered: VecDeque<(SessionId, Jid, compact_str::CompactString)>,
+    answered: Seldom<VecDeque<(SessionId, Jid, compact_str::CompactString)>>,
     /// Sessions that cannot be resumed any more (their time is over, or edge and core died together), oldest first: the log
     /// knows what they sent.
-    lost: Vec<Lost>,
+    lost: Seldom<Vec<Lost>>,
     live: bool,
     cursor_at: Instant,
     checkpoint_at: Instant,
@@ -74,15 +74,15 @@ pub struct Account {
     failures: u32,
     failures_since: Instant,
     /// Sessions whose tail reached its bound during this input.
-    overfull: Vec<SessionId>,
+    overfull: Seldom<Vec<SessionId>>,
     used_at: Instant,
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
-    poison: Vec<(SessionId, u64)>,
+    poison: Seldom<Vec<(SessionId, u64)>>,
     /// The same for forwards of other accounts.
-    poison_forwards: Vec<(BareJid, Origin)>,
+    poison_forwards: Seldom<Vec<(BareJid, Origin)>>,
     /// Inputs that an owner began though two before it had not lived to take them, newest last; once for each such owner.
-    suspects: Vec<(SessionId, u64)>,
+    suspects: Seldom<Vec<(SessionId, u64)>>,
 }
 
 /// See [`Account::lost`].
@@ -152,24 +152,24 @@ impl Account {
             outbox: Outbox::default(),
             seals,
             counters,
-            gone: Vec::new(),
+            gone: Seldom::default(),
             next_read: 0,
             reads: BTreeMap::new(),
             requests: Vec::new(),
-            answered: VecDeque::new(),
-            lost: Vec::new(),
+            answered: Seldom::default(),
+            lost: Seldom::default(),
             live,
             cursor_at: Instant::NEVER,
             checkpoint_at: Instant::NEVER,
             give_up_at: Instant::NEVER,
             failures: 0,
             failures_since: Instant(0),
-            overfull: Vec::new(),
+            overfull: Seldom::default(),
             used_at: Instant(0),
             current: None,
-            poison: Vec::new(),
-            poison_forwards: Vec::new(),
-            suspects: Vec::new(),
+            poison: Seldom::default(),
+            poison_forwards: Seldom::default(),
+            suspects: Seldom::default(),
         }
     }
 
@@ -359,14 +359,14 @@ impl Account {
     /// These stanzas, of our sessions and of other accounts, made an earlier life of this entity panic: they are answered with
     /// an error, not carried out.
     pub fn poison(&mut self, inputs: &[(SessionId, u64)], forwards: &[(BareJid, Origin)]) {
-        self.poison = inputs.to_vec();
-        self.poison_forwards = forwards.to_vec();
+        self.poison = inputs.to_vec().into();
+        self.poison_forwards = forwards.to_vec().into();
     }
 
     /// The input is done: tell edges what to keep, end what reached a bound, write what is due.
     fn finish(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
         self.used_at = ctx.now.mono;
-        while let Some(id) = self.overfull.pop() {
+        while let Some(id) = self.overfull.made().and_then(Vec::pop) {
             self.end_session(ctx, id, Some(EndReason::ResourceConstraint), fx);
         }
         for s in &mut self.state.sessions {
@@ -497,7 +497,7 @@ impl Account {
         let output = s.output(pos, stanza);
         if matches!(s.link, Link::Detached { .. }) && pos.is_none_or(|p| s.given.iter().any(|(row, _)| *row == p.row)) {
             // Core and store hold a detached session: what is in no row owed to it lies in a cell.
-            s.cells.push(output.m);
+            s.cells.make().push(output.m);
             fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output));
         }
         let Some(s) = self.state.session_mut(id) else { return };
@@ -505,7 +505,7 @@ impl Account {
             fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach: s.attach, output }));
         }
         if s.tail_full() && !self.overfull.contains(&id) {
-            self.overfull.push(id);
+            self.overfull.make().push(id);
         }
     }
 
@@ -629,7 +629,7 @@ impl Account {
     pub(crate) fn load_suspects(&mut self, cell: bytes::Bytes) -> Result<(), Corrupt> {
         let mut r = Reader::new(cell, 1)?;
         for _ in 0..r.count()? {
-            self.suspects.push((r.session()?, r.u64()?));
+            self.suspects.make().push((r.session()?, r.u64()?));
         }
         r.end()
     }
@@ -639,7 +639,7 @@ impl Account {
         let mut r = Reader::new(cell, 1)?;
         for _ in 0..r.count()? {
             let resource = compact_str::CompactString::from(r.string()?);
-            self.gone.push((resource, Timestamp(r.u64()?)));
+            self.gone.make().push((resource, Timestamp(r.u64()?)));
         }
         r.end()
     }
@@ -647,14 +647,15 @@ impl Account {
     /// A resource that may have been available has ended.
     fn remember_gone(&mut self, ctx: &Ctx<'_>, resource: &str, fx: &mut Effects) {
         let window = u64::try_from(GONE_FOR.as_millis()).unwrap_or(u64::MAX);
-        self.gone.retain(|(r, at)| r != resource && at.0 + window > ctx.now.wall.0);
-        if self.gone.len() >= GONE_MAX {
-            self.gone.remove(0);
+        let gone = self.gone.make();
+        gone.retain(|(r, at)| r != resource && at.0 + window > ctx.now.wall.0);
+        if gone.len() >= GONE_MAX {
+            gone.remove(0);
         }
-        self.gone.push((resource.into(), ctx.now.wall));
+        gone.push((resource.into(), ctx.now.wall));
         let mut w = Writer::new(1);
-        w.u64(self.gone.len() as u64);
-        for (resource, at) in &self.gone {
+        w.u64(gone.len() as u64);
+        for (resource, at) in gone.iter() {
             w.str(resource).u64(at.0);
         }
         fx.put(&self.state.partition, cell::GONE, w.finish());
