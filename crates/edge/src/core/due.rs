@@ -6,7 +6,6 @@ use super::{ASK_AFTER, Ask, CREDENTIALS_WITHIN, Connection, End, Keys, Output, P
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
 use frame::EdgeMsg;
-use std::collections::VecDeque;
 use stream::StreamError;
 use types::unlucky::{self, Bound};
 use types::{Instant, ReqId, ns};
@@ -21,7 +20,7 @@ impl Connection {
             {
                 return Some(write);
             }
-            if let Some(output) = self.queue.pop_front() {
+            if let Some(output) = self.queue.made().and_then(|queue| queue.pop_front()) {
                 return Some(output);
             }
             if let Some(output) = self.next_frame() {
@@ -34,7 +33,7 @@ impl Connection {
             }
         }
         // An idle connection holds no buffer.
-        self.queue = VecDeque::new();
+        self.queue.take();
         self.finish_closing();
         if !self.queue.is_empty() {
             return self.poll_output();

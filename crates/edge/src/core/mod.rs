@@ -38,7 +38,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::{C2s, Keys, Random};
-use types::{BareJid, ConnId, Epoch, Instant, Now, ReqId, SessionId, ShardId};
+use types::{BareJid, ConnId, Epoch, Instant, Now, ReqId, Seldom, SessionId, ShardId};
 
 /// An answer for a login that takes longer is a `temporary-auth-failure`.
 pub const CREDENTIALS_WITHIN: Duration = Duration::from_secs(10);
@@ -134,7 +134,7 @@ pub struct Connection {
     c2s: C2s,
     now: Instant,
     /// What the shell is to do, beside frames that follow from the state.
-    queue: VecDeque<Output>,
+    queue: Seldom<VecDeque<Output>>,
     requests: u64,
     asked: Option<Box<Asked>>,
     session: Option<Box<Session>>,
@@ -165,7 +165,7 @@ impl Connection {
             settings,
             id,
             now: now.mono,
-            queue: VecDeque::new(),
+            queue: Seldom::default(),
             requests: 0,
             asked: None,
             session: None,
@@ -363,12 +363,16 @@ impl Connection {
 
     /// Whether no buffer is held: of a session that waits, only the session.
     pub fn is_idle(&self) -> bool {
-        self.c2s.is_idle() && self.queue.capacity() == 0 && self.asked.is_none()
+        self.c2s.is_idle() && self.queue.is_unmade() && self.asked.is_none()
     }
 
     /// A session was asked for and may come after the stream is gone: somebody must end it, or nobody holds it.
     fn awaits_session(&self) -> bool {
         self.asked.as_ref().is_some_and(|a| a.req.is_some() && matches!(a.what, Ask::Bind { .. } | Ask::Resume { .. }))
+    }
+
+    fn push(&mut self, output: Output) {
+        self.queue.make().push_back(output);
     }
 
     fn next_req(&mut self) -> ReqId {
@@ -414,7 +418,9 @@ impl Connection {
         }
         if self.end != End::Closed {
             self.close(None);
-            self.queue.retain(|output| matches!(output, Output::Frame { .. }));
+            if let Some(queue) = self.queue.made() {
+                queue.retain(|output| matches!(output, Output::Frame { .. }));
+            }
         }
     }
 
@@ -424,7 +430,7 @@ impl Connection {
             session.write_last_ack(self.c2s.out());
         }
         self.c2s.close(error);
-        self.queue.push_back(Output::Close);
+        self.push(Output::Close);
         self.end = End::Closed;
         if !self.awaits_session() {
             self.asked = None;
