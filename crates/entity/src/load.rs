@@ -240,17 +240,7 @@ impl Loader {
         }
         let gone = self.cells.get(cell::GONE).cloned();
         let suspects = self.cells.get(cell::SUSPECTS).cloned();
-        let state = State {
-            partition: partition(&self.jid),
-            jid: self.jid,
-            epoch: self.epoch,
-            credentials,
-            roster,
-            blocks,
-            sessions: Vec::new(),
-            log,
-            cells: modules,
-        };
+        let state = State { jid: self.jid, epoch: self.epoch, credentials, roster, blocks, sessions: Vec::new(), log, cells: modules };
         let attaching = if self.again { ctx.settings.attaching.max(ATTACHING_MAX) } else { ctx.settings.attaching };
         let mut account = Account::assemble(state, self.seals, counters, live);
         if let Some(gone) = gone {

@@ -16,6 +16,10 @@ impl<T: 'static> Empty for std::collections::VecDeque<T> {
     const EMPTY: &'static Self = &std::collections::VecDeque::new();
 }
 
+impl<K: 'static, V: 'static> Empty for std::collections::BTreeMap<K, V> {
+    const EMPTY: &'static Self = &std::collections::BTreeMap::new();
+}
+
 /// A value that is nearly always empty: one word then, and a box of its own once it is made. It is read as the value
 /// itself, and changed through [`Seldom::make`].
 #[derive(Clone, Debug)]

@@ -61,9 +61,9 @@ impl Account {
         if request && let Some(iq_id) = stanza.id.clone() {
             if self.requests.len() >= REQUESTS_MAX {
                 // The oldest is forgotten: it will still be answered, unless its owner dies.
-                self.requests.remove(0);
+                self.requests.make().remove(0);
             }
-            self.requests.push((id, to, iq_id));
+            self.requests.make().push((id, to, iq_id));
         }
         fx.push(Effect::Peer(next_hop, PeerMsg::Request { stanza }));
         Ok(())
@@ -90,8 +90,8 @@ impl Account {
     /// An IQ of another entity.
     pub(super) fn in_iq(&mut self, ctx: &Ctx<'_>, from: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
         if !stanza.is_request() {
-            if let (Some(sender), Some(id)) = (&stanza.from, &stanza.id) {
-                self.requests.retain(|(_, to, iq_id)| iq_id != id || to != sender);
+            if let (Some(sender), Some(id), Some(requests)) = (&stanza.from, &stanza.id, self.requests.made()) {
+                requests.retain(|(_, to, iq_id)| iq_id != id || to != sender);
             }
             // XEP-0191 §3.3: of a blocked entity, silently dropped.
             if self.guarded(ctx, Point::Inbound, &stanza, None) == Flow::Continue {
@@ -215,7 +215,7 @@ impl Account {
             }
             Answer::Read(scan, data) => {
                 self.next_read += 1;
-                self.reads.insert(self.next_read, PendingRead::Iq { iq, handler, session, scan, data });
+                self.reads.make().insert(self.next_read, PendingRead::Iq { iq, handler, session, scan, data });
                 fx.push(Effect::Read(self.next_read, bucket_scan(&self.state.jid, scan)));
             }
         }
@@ -308,7 +308,7 @@ impl Account {
             Err(error) => self.iq_done(ctx, session, iq, Err(error), fx),
             Ok(change) => {
                 for op in change.writes {
-                    fx.op(&self.state.partition.clone(), op);
+                    fx.op(&self.state.partition(), op);
                 }
                 self.disclose_before(ctx, change.disclosure, &change.jid, fx);
                 for kind in change.presences {
@@ -322,7 +322,7 @@ impl Account {
 
     /// Rows that were asked for.
     pub fn handle_read(&mut self, ctx: &Ctx<'_>, id: ReadId, cells: Result<(Vec<(Bytes, Bytes)>, bool), ()>, fx: &mut Effects) {
-        match self.reads.remove(&id) {
+        match self.reads.made().and_then(|reads| reads.remove(&id)) {
             Some(PendingRead::Iq { iq, handler, session, scan, data }) => {
                 match cells.and_then(|(cells, more)| self.rows(scan, cells, more).map_err(|_| ())) {
                     Ok(rows) => self.run_handler(ctx, session, iq, handler, Some((data, rows)), None, fx),
@@ -394,7 +394,7 @@ impl Account {
 
     /// Remove every cell of the account, its log a page at a time.
     pub(super) fn erase(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
-        let partition = self.state.partition.clone();
+        let partition = self.state.partition();
         for key in self.state.roster.cell_keys() {
             fx.delete(&partition, key);
         }
@@ -421,7 +421,7 @@ impl Account {
             return;
         }
         self.next_read += 1;
-        self.reads.insert(self.next_read, PendingRead::Purge { first });
+        self.reads.make().insert(self.next_read, PendingRead::Purge { first });
         let scan = LogScan { first, last, reverse: false, limit: PURGE_ROWS };
         fx.push(Effect::Read(self.next_read, bucket_scan(&self.state.jid, scan)));
     }

@@ -62,8 +62,8 @@ impl Account {
             self.index(ctx, |key| Op::Put { key, value: Bytes::from_static(b"\x01") }, fx);
             let (roster, version) = crate::roster::Roster::create(self.state.jid.clone(), ctx.now.wall);
             self.state.roster = roster;
-            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
-            fx.op(&self.state.partition, version);
+            fx.put(&self.state.partition(), cell::ACCOUNT, credentials.clone());
+            fx.op(&self.state.partition(), version);
             self.state.credentials = Some(credentials);
             Ok(())
         };
@@ -72,7 +72,7 @@ impl Account {
 
     pub(super) fn set_credentials(&mut self, conn: ConnId, req: ReqId, credentials: Bytes, fx: &mut Effects) {
         let result = if self.state.exists() {
-            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
+            fx.put(&self.state.partition(), cell::ACCOUNT, credentials.clone());
             self.state.credentials = Some(credentials);
             self.failures = 0;
             Ok(())
@@ -233,7 +233,7 @@ impl Account {
             s.link = Link::Attached(conn);
             s.confirm_by = Instant::NEVER;
             for m in s.cells.take() {
-                fx.delete(&self.state.partition, TailRow::key(id, m));
+                fx.delete(&self.state.partition(), TailRow::key(id, m));
             }
         }
         if !planted::is(Bug::RowLeftBehind) {
@@ -462,7 +462,7 @@ impl Account {
             return self.remove_rows(s.id, fx);
         };
         let until = Timestamp(ctx.now.wall.0 + LOST_FOR.as_millis() as u64);
-        fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::lost(s, until).encode());
+        fx.put(&self.state.partition(), SessionRow::key(s.id), SessionRow::lost(s, until).encode());
         self.lost.make().push(Lost { id: s.id, sm, until: ctx.now.mono + LOST_FOR });
         if self.lost.len() > LOST_MAX {
             let oldest = self.lost.first().map(|l| l.id);
@@ -500,8 +500,8 @@ impl Account {
 
     pub(crate) fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
         self.state.log.forget_number(id);
-        fx.delete(&self.state.partition, SessionRow::key(id));
-        fx.delete(&self.state.partition, super::number_key(id));
+        fx.delete(&self.state.partition(), SessionRow::key(id));
+        fx.delete(&self.state.partition(), super::number_key(id));
     }
 
     /// Its time to be resumed is over. A client that comes later still hears how much was accepted.
@@ -520,7 +520,7 @@ impl Account {
         } else {
             // It never had a number of its own.
             self.state.log.forget_number(id);
-            fx.delete(&self.state.partition, SessionRow::key(id));
+            fx.delete(&self.state.partition(), SessionRow::key(id));
         }
         self.reroute(ctx, id, fx);
     }
@@ -541,12 +541,14 @@ impl Account {
         let s = self.state.sessions.remove(at);
         self.answer_asked(ctx, &s, fx);
         for m in s.cells.iter() {
-            fx.delete(&self.state.partition, TailRow::key(id, *m));
+            fx.delete(&self.state.partition(), TailRow::key(id, *m));
         }
         if let (Some(conn), Some(reason)) = (s.conn(), reason) {
             fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
         }
-        self.requests.retain(|(session, ..)| *session != id);
+        if let Some(requests) = self.requests.made() {
+            requests.retain(|(session, ..)| *session != id);
+        }
         Some(s)
     }
 

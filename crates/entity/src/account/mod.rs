@@ -59,9 +59,9 @@ pub struct Account {
     /// Resources that were available and ended, newest last: whoever lost the word of it asks again.
     gone: Seldom<Vec<(compact_str::CompactString, Timestamp)>>,
     next_read: ReadId,
-    reads: BTreeMap<ReadId, PendingRead>,
+    reads: Seldom<BTreeMap<ReadId, PendingRead>>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
-    requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
+    requests: Seldom<Vec<(SessionId, Jid, compact_str::CompactString)>>,
     /// Those that the account answered itself because the other end died: an answer that comes after all is too late.
     answered: Seldom<VecDeque<(SessionId, Jid, compact_str::CompactString)>>,
     /// Sessions that cannot be resumed any more (their time is over, or edge and core died together), oldest first: the log
@@ -154,8 +154,8 @@ impl Account {
             counters,
             gone: Seldom::default(),
             next_read: 0,
-            reads: BTreeMap::new(),
-            requests: Vec::new(),
+            reads: Seldom::default(),
+            requests: Seldom::default(),
             answered: Seldom::default(),
             lost: Seldom::default(),
             live,
@@ -283,8 +283,8 @@ impl Account {
         }
         self.presence_again(ctx, &|jid: &BareJid| shard_of(jid) == shard, fx);
         let lost: Vec<_> = {
-            let (lost, kept) = std::mem::take(&mut self.requests).into_iter().partition(|(_, to, _)| shard_of(&to.to_bare()) == shard);
-            self.requests = kept;
+            let (lost, kept): (Vec<_>, Vec<_>) = self.requests.take().into_iter().partition(|(_, to, _)| shard_of(&to.to_bare()) == shard);
+            self.requests = kept.into();
             lost
         };
         for (session, to, id) in lost {
@@ -406,7 +406,8 @@ impl Account {
         if self.state.log.dirty() == 0 {
             return;
         }
-        let State { jid, partition, log, .. } = &mut self.state;
+        let partition = &self.state.partition();
+        let State { jid, log, .. } = &mut self.state;
         log.checkpoint(jid, partition, cell::CHECKPOINT, ctx.now.wall, fx);
         self.write_cursor(fx);
     }
@@ -414,7 +415,7 @@ impl Account {
     fn write_cursor(&mut self, fx: &mut Effects) {
         self.cursor_at = Instant::NEVER;
         let cursor = self.state.log.cursor();
-        fx.put(&self.state.partition, cell::CURSOR, cursor);
+        fx.put(&self.state.partition(), cell::CURSOR, cursor);
     }
 
     /// A new owner found obligations: they were marked before they arose.
@@ -498,7 +499,7 @@ impl Account {
         if matches!(s.link, Link::Detached { .. }) && pos.is_none_or(|p| s.given.iter().any(|(row, _)| *row == p.row)) {
             // Core and store hold a detached session: what is in no row owed to it lies in a cell.
             s.cells.make().push(output.m);
-            fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output));
+            fx.put(&self.state.partition(), TailRow::key(id, output.m), TailRow::encode(&output));
         }
         let Some(s) = self.state.session_mut(id) else { return };
         if let Some(conn) = s.conn() {
@@ -549,7 +550,7 @@ impl Account {
             None => SessionRow::attached(s),
             Some(until) => SessionRow::detached(s, until),
         };
-        fx.put(&self.state.partition, SessionRow::key(id), row.encode());
+        fx.put(&self.state.partition(), SessionRow::key(id), row.encode());
     }
 
     /// Put a durable stanza on its way to another entity; its row or cell is written already.
@@ -575,7 +576,7 @@ impl Account {
     fn settle_forward(&mut self, done: &crate::outbox::Pending, fx: &mut Effects) {
         match done.key {
             Key::Row(pos) => self.state.log.confirmed(pos.row),
-            Key::Cell(number) => fx.delete(&self.state.partition, owed_key(number)),
+            Key::Cell(number) => fx.delete(&self.state.partition(), owed_key(number)),
             Key::Memory => {
                 if let Some(s) = self.state.session_mut(done.origin.session) {
                     s.relayed.retain(|n| *n != done.origin.n);
@@ -620,7 +621,7 @@ impl Account {
         let number = u64::from(self.state.epoch.0) << 32 | self.counters.cell;
         let mut w = crate::codec::Writer::new(1);
         w.u64(self.state.log.last()).str(to.as_str()).origin(origin).u64(ctx.now.wall.0).bytes(&stanza.to_bytes());
-        fx.put(&self.state.partition, owed_key(number), w.finish());
+        fx.put(&self.state.partition(), owed_key(number), w.finish());
         self.write_counters(fx);
         Key::Cell(number)
     }
@@ -658,12 +659,12 @@ impl Account {
         for (resource, at) in gone.iter() {
             w.str(resource).u64(at.0);
         }
-        fx.put(&self.state.partition, cell::GONE, w.finish());
+        fx.put(&self.state.partition(), cell::GONE, w.finish());
     }
 
     /// In the batch of what was just numbered.
     fn write_counters(&self, fx: &mut Effects) {
-        fx.put(&self.state.partition, cell::COUNTERS, self.counters.encode());
+        fx.put(&self.state.partition(), cell::COUNTERS, self.counters.encode());
     }
 
     fn index(&self, ctx: &Ctx<'_>, op: fn(bytes::Bytes) -> Op, fx: &mut Effects) {
@@ -676,7 +677,7 @@ impl Account {
     /// together, and an IQ must be known as a repeat.
     fn write_number(&mut self, id: SessionId, n: u64, fx: &mut Effects) {
         self.state.log.note_number(id, n);
-        fx.put(&self.state.partition, number_key(id), Writer::new(1).u64(n).finish());
+        fx.put(&self.state.partition(), number_key(id), Writer::new(1).u64(n).finish());
     }
 
     /// Rows owed to a session that is gone go to the best other session, or wait (XEP-0160).

@@ -117,3 +117,21 @@ impl Poison {
         self.forwards.push((from, origin));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words that every account awake has; docs/memory.md has the table. Who needs another one says so here.
+    #[test]
+    fn what_every_account_has_is_bounded() {
+        for (what, bytes, bytes_max) in [
+            ("slot", size_of::<Slot>(), 80),
+            ("account", size_of::<Account>(), 600),
+            ("session", size_of::<entity::session::Session>(), 296),
+        ] {
+            println!("{what}: {bytes} B");
+            assert!(bytes <= bytes_max, "{what}: {bytes} B, at most {bytes_max}");
+        }
+    }
+}
