@@ -90,7 +90,7 @@ pub struct C2s {
     /// Whether anything was ever fed.
     fed: bool,
     /// The second of the last white space, and its bytes in that second.
-    space: (u64, u32),
+    space: (u32, u32),
     /// Of the settings' domains, which one the client addresses.
     domain: Option<u32>,
     pub(crate) account: Option<BareJid>,
@@ -229,7 +229,8 @@ impl C2s {
     }
 
     fn space(&mut self, now: Instant, bytes: usize) -> Option<Event> {
-        let second = now.0 / 1_000;
+        // Only compared with the one before, so its lower half will do.
+        let second = (now.0 / 1_000) as u32;
         let before = if self.space.0 == second { self.space.1 } else { 0 };
         self.space = (second, before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX)));
         (self.space.1 > SPACE_BYTES_PER_SECOND_MAX).then_some(Event::Error(StreamError::PolicyViolation))

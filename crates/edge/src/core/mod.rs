@@ -135,7 +135,8 @@ pub struct Connection {
     now: Instant,
     /// What the shell is to do, beside frames that follow from the state.
     queue: Seldom<VecDeque<Output>>,
-    requests: u64,
+    /// Each is a question to the shard or one of a re-attach: 32 bits last longer than any socket.
+    requests: u32,
     asked: Option<Box<Asked>>,
     session: Option<Box<Session>>,
     end: End,
@@ -149,8 +150,8 @@ pub struct Connection {
     deadline: Instant,
     /// When the client last said anything.
     heard: Instant,
-    /// Since when a sign of life is awaited.
-    probed: Option<Instant>,
+    /// Since when a sign of life is awaited; [`Instant::NEVER`]: none is.
+    probed: Instant,
 }
 
 impl Connection {
@@ -176,7 +177,7 @@ impl Connection {
             tries: 0,
             deadline,
             heard: now.mono,
-            probed: None,
+            probed: Instant::NEVER,
         }
     }
 
@@ -193,7 +194,7 @@ impl Connection {
             return;
         }
         self.heard = now.mono;
-        self.probed = None;
+        self.probed = Instant::NEVER;
         self.c2s.feed(bytes);
         self.pump();
     }
@@ -377,7 +378,7 @@ impl Connection {
 
     fn next_req(&mut self) -> ReqId {
         self.requests += 1;
-        ReqId(self.requests)
+        ReqId(self.requests.into())
     }
 
     fn ask(&mut self, account: BareJid, what: Ask) {
