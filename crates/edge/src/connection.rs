@@ -79,9 +79,27 @@ struct Held {
 
 /// Bytes that wait for the socket.
 struct Backlog {
+    /// The socket has the first `sent` of them.
     bytes: Vec<u8>,
+    sent: usize,
     /// When the socket last took some.
     since: Instant,
+}
+
+impl Backlog {
+    fn waiting(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    fn sent(&mut self, count: usize, now: Instant) {
+        self.sent += count;
+        self.since = now;
+        // Moved at most once per as many bytes as are moved.
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
 }
 
 struct StreamActor {
@@ -449,7 +467,7 @@ impl StreamActor {
         if let Some(backlog) = &mut self.backlog {
             backlog.bytes.append(&mut scratch.output);
         }
-        let bytes = self.backlog.as_ref().map_or(&scratch.output, |backlog| &backlog.bytes);
+        let bytes = self.backlog.as_ref().map_or(&*scratch.output, |backlog| backlog.waiting());
         let mut written = 0;
         let mut failed = false;
         while written < bytes.len() {
@@ -480,13 +498,10 @@ impl StreamActor {
         }
         match &mut self.backlog {
             None => {
-                self.backlog = Some(Box::new(Backlog { bytes: scratch.output[written..].to_vec(), since: now.mono }));
+                self.backlog = Some(Box::new(Backlog { bytes: scratch.output[written..].to_vec(), sent: 0, since: now.mono }));
                 scratch.output.clear();
             }
-            Some(backlog) if written > 0 => {
-                backlog.bytes.drain(..written);
-                backlog.since = now.mono;
-            }
+            Some(backlog) if written > 0 => backlog.sent(written, now.mono),
             Some(_) => {}
         }
         if rest > self.live.limits.write_backlog_bytes_max {
@@ -502,7 +517,7 @@ impl StreamActor {
             Ending::No => {
                 self.held.is_none()
                     && self.read_after <= now.mono
-                    && self.backlog.as_ref().is_none_or(|backlog| backlog.bytes.len() <= BACKLOG_STOPS_READING)
+                    && self.backlog.as_ref().is_none_or(|backlog| backlog.waiting().len() <= BACKLOG_STOPS_READING)
                     && self.core.as_ref().is_none_or(|core| core.wants_read())
             }
             Ending::Lingering => true,
