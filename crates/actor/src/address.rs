@@ -1,10 +1,16 @@
 //! Addresses that count.
 
+use crate::small::Mailbox;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where to send messages for one actor. Clones share one sender and one count.
-pub struct Address<M: Send + 'static>(Arc<Inner<M>>);
+pub struct Address<M: Send + 'static>(To<M>);
+
+enum To<M: Send + 'static> {
+    Actor(Arc<Inner<M>>),
+    Small(Arc<Mailbox<M>>),
+}
 
 struct Inner<M: Send + 'static> {
     recipient: actix::Recipient<Envelope<M>>,
@@ -51,19 +57,30 @@ impl<M> std::fmt::Debug for SendError<M> {
 
 impl<M: Send + 'static> Clone for Address<M> {
     fn clone(&self) -> Self {
-        Address(Arc::clone(&self.0))
+        Address(match &self.0 {
+            To::Actor(inner) => To::Actor(Arc::clone(inner)),
+            To::Small(mailbox) => To::Small(Arc::clone(mailbox)),
+        })
     }
 }
 
 impl<M: Send + 'static> std::fmt::Debug for Address<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Address").field("queued", &self.queued()).field("mailbox_max", &self.0.mailbox_max).finish()
+        let mailbox_max = match &self.0 {
+            To::Actor(inner) => inner.mailbox_max,
+            To::Small(mailbox) => mailbox.mailbox_max(),
+        };
+        f.debug_struct("Address").field("queued", &self.queued()).field("mailbox_max", &mailbox_max).finish()
     }
 }
 
 impl<M: Send + 'static> Address<M> {
     pub(crate) fn new(recipient: actix::Recipient<Envelope<M>>, queued: Queued, mailbox_max: usize) -> Self {
-        Address(Arc::new(Inner { recipient, queued, mailbox_max }))
+        Address(To::Actor(Arc::new(Inner { recipient, queued, mailbox_max })))
+    }
+
+    pub(crate) fn small(mailbox: Arc<Mailbox<M>>) -> Self {
+        Address(To::Small(mailbox))
     }
 
     /// Put a message into the mailbox. From one thread, messages arrive in the order sent.
@@ -73,25 +90,39 @@ impl<M: Send + 'static> Address<M> {
     /// # Errors
     /// [`SendError`], with the message.
     pub fn try_send(&self, message: M) -> Result<(), SendError<M>> {
-        let inner = &*self.0;
-        if inner.queued.0.fetch_add(1, Ordering::Relaxed) >= inner.mailbox_max {
-            inner.queued.took_one();
-            return Err(if inner.recipient.connected() { SendError::Full(message) } else { SendError::Closed(message) });
+        match &self.0 {
+            To::Actor(inner) => inner.try_send(message),
+            To::Small(mailbox) => mailbox.try_send(message),
         }
-        // actix's queue has no bound of its own here (`planes::channel`), so this refuses only for an actor that ended.
-        inner.recipient.try_send(Envelope(message)).map_err(|error| {
-            inner.queued.took_one();
-            SendError::Closed(error.into_inner().0)
-        })
     }
 
     /// Messages that wait to be handled now.
     pub fn queued(&self) -> usize {
-        self.0.queued.0.load(Ordering::Relaxed)
+        match &self.0 {
+            To::Actor(inner) => inner.queued.0.load(Ordering::Relaxed),
+            To::Small(mailbox) => mailbox.queued(),
+        }
     }
 
     /// Whether the actor is alive.
     pub fn is_open(&self) -> bool {
-        self.0.recipient.connected()
+        match &self.0 {
+            To::Actor(inner) => inner.recipient.connected(),
+            To::Small(mailbox) => mailbox.is_open(),
+        }
+    }
+}
+
+impl<M: Send + 'static> Inner<M> {
+    fn try_send(&self, message: M) -> Result<(), SendError<M>> {
+        if self.queued.0.fetch_add(1, Ordering::Relaxed) >= self.mailbox_max {
+            self.queued.took_one();
+            return Err(if self.recipient.connected() { SendError::Full(message) } else { SendError::Closed(message) });
+        }
+        // actix's queue has no bound of its own here (`planes::channel`), so this refuses only for an actor that ended.
+        self.recipient.try_send(Envelope(message)).map_err(|error| {
+            self.queued.took_one();
+            SendError::Closed(error.into_inner().0)
+        })
     }
 }

@@ -2,23 +2,27 @@
 //!
 //! A *plane* is one arbiter: a thread with a current-thread runtime, on which actors live and never move. [`Planes`]
 //! starts them; [`Planes::start_actor`] puts an actor on one and gives its [`Address`], the only bridge between threads.
+//! A [`SmallActor`] is one of very many: it is started by [`start_small`], from the plane that it lives on, and is a task of
+//! its own beside actix, because an idle one must cost little.
 //!
 //! What this crate never does: queue without a bound (an address counts what its actor has not handled yet, and refuses
 //! beyond the maximum given at start; actix's own bound grows with every clone of an `Addr`, so it is not used), wait for
 //! an answer, or restart an actor. A panic ends that actor alone: its address is [`SendError::Closed`] from then on.
 //!
-//! Start with [`Actor`], then [`Planes`]. [`clock`] is the one place where shells read clocks.
+//! Start with [`Actor`], then [`Planes`]; `small` is the other kind. [`clock`] is the one place where shells read clocks.
 
 mod address;
 pub mod clock;
 mod planes;
+mod small;
 
 #[cfg(test)]
 mod tests;
 
 pub use address::{Address, SendError};
 pub use clock::Clock;
-pub use planes::{Planes, StartError, current_plane, spawn_local, start_here};
+pub use planes::{Planes, StartError, current_plane, spawn_local};
+pub use small::{SmallActor, start_small};
 
 use actix::{ActorContext, ActorFuture, ActorFutureExt, AsyncContext};
 use address::{Envelope, Queued};

@@ -158,16 +158,6 @@ impl Planes {
     }
 }
 
-/// Start an actor on the plane of the caller. Its mailbox holds at most `mailbox_max` unhandled messages.
-///
-/// # Panics
-/// If the caller is not on a plane.
-pub fn start_here<A: Actor>(mailbox_max: usize, actor: A) -> Address<A::Message> {
-    let (receiver, queued, address) = channel::<A>(mailbox_max);
-    run(actor, queued, receiver);
-    address
-}
-
 /// Run a future on the plane of the caller, not bound to an actor. It must bound itself.
 ///
 /// # Panics

@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 
 const WAIT: Duration = Duration::from_secs(10);
 /// More than any test here sends: a probe never waits.
-const SEEN_MAX: usize = 32_768;
+const SEEN_MAX: usize = 65_536;
 
 /// Tells what it gets; blocks its plane while it holds `Hold`.
 struct Probe {
@@ -170,6 +170,130 @@ fn poll_comes_at_the_end_of_a_turn() {
     planes.run_on(0, move || (0..3).for_each(|_| many.try_send(false).unwrap()));
     let turn: Vec<_> = (0..4).map(|_| see.recv_timeout(WAIT).unwrap()).collect();
     assert_eq!(turn, ["message", "message", "message", "poll"]);
+    planes.stop();
+}
+
+/// A [`SmallActor`] that tells what it gets, and when a turn ends.
+struct Small {
+    seen: mpsc::SyncSender<Told>,
+    ends: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Message(Say),
+    Turn,
+    Dropped,
+}
+
+impl SmallActor for Small {
+    type Message = Say;
+
+    fn handle(&mut self, message: Say) {
+        match &message {
+            Say::Hold(until) => until.0.recv_timeout(WAIT).unwrap(),
+            Say::Panic => panic!("on purpose"),
+            Say::Stop => self.ends = true,
+            _ => {}
+        }
+        self.seen.send(Told::Message(message)).unwrap();
+    }
+
+    fn poll(&mut self, _: &mut std::task::Context<'_>) -> Poll<()> {
+        self.seen.send(Told::Turn).unwrap();
+        if self.ends { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        self.seen.send(Told::Dropped).unwrap();
+    }
+}
+
+fn small(planes: &Planes, mailbox_max: u32) -> (Address<Say>, mpsc::Receiver<Told>) {
+    let (seen, see) = mpsc::sync_channel(SEEN_MAX);
+    let (tell, told) = mpsc::sync_channel(1);
+    planes.run_on(0, move || tell.send(start_small(mailbox_max, Small { seen, ends: false })).unwrap());
+    let address = told.recv_timeout(WAIT).unwrap();
+    assert_eq!(see.recv_timeout(WAIT).unwrap(), Told::Turn, "the first turn needs no message");
+    (address, see)
+}
+
+#[test]
+fn a_small_actor_has_turns_and_a_bounded_mailbox() {
+    let planes = Planes::start(1).unwrap();
+    let (address, see) = small(&planes, 4);
+    let next = || see.recv_timeout(WAIT).unwrap();
+    // Several messages of one turn of another: one turn.
+    let many = address.clone();
+    planes.run_on(0, move || (0..3).for_each(|n| many.try_send(Say::Number(n)).unwrap()));
+    for n in 0..3 {
+        assert_eq!(next(), Told::Message(Say::Number(n)));
+    }
+    assert_eq!(next(), Told::Turn);
+    // While it is held, its mailbox fills, whoever sends.
+    let (release, until) = mpsc::sync_channel(1);
+    address.try_send(Say::Hold(HoldUntil(until))).unwrap();
+    while address.queued() > 0 {
+        std::thread::yield_now();
+    }
+    let clones: Vec<_> = (0..100).map(|_| address.clone()).collect();
+    assert_eq!(clones.iter().filter(|a| a.try_send(Say::Number(1)).is_ok()).count(), 4);
+    assert!(matches!(address.try_send(Say::Number(9)), Err(SendError::Full(Say::Number(9)))), "handed back");
+    assert_eq!(address.queued(), 4);
+    release.send(()).unwrap();
+    assert!(matches!(next(), Told::Message(Say::Hold(_))));
+    assert_eq!(next(), Told::Turn, "what came meanwhile has the next turn");
+    for _ in 0..4 {
+        assert_eq!(next(), Told::Message(Say::Number(1)));
+    }
+    assert_eq!(next(), Told::Turn);
+    assert!(address.is_open() && address.queued() == 0);
+    planes.stop();
+    assert_eq!(next(), Told::Dropped);
+    assert!(matches!(address.try_send(Say::Number(3)), Err(SendError::Closed(_))));
+}
+
+#[test]
+fn a_small_actor_ends_by_itself_or_by_a_panic() {
+    let planes = Planes::start(1).unwrap();
+    let (address, see) = small(&planes, 4);
+    let two = address.clone();
+    planes.run_on(0, move || [Say::Stop, Say::Number(1)].into_iter().for_each(|say| two.try_send(say).unwrap()));
+    let told: Vec<_> = (0..4).map(|_| see.recv_timeout(WAIT).unwrap()).collect();
+    assert_eq!(told, [Told::Message(Say::Stop), Told::Message(Say::Number(1)), Told::Turn, Told::Dropped]);
+    assert!(!address.is_open());
+    let (bad, bad_sees) = small(&planes, 4);
+    let (good, good_sees) = small(&planes, 4);
+    let two = bad.clone();
+    planes.run_on(0, move || [Say::Panic, Say::Number(1)].into_iter().for_each(|say| two.try_send(say).unwrap()));
+    assert_eq!(bad_sees.recv_timeout(WAIT).unwrap(), Told::Dropped, "without a turn, and what waited went with it");
+    assert!(matches!(bad.try_send(Say::Number(1)), Err(SendError::Closed(_))));
+    good.try_send(Say::Number(1)).unwrap();
+    assert_eq!(good_sees.recv_timeout(WAIT).unwrap(), Told::Message(Say::Number(1)));
+    planes.stop();
+}
+
+#[test]
+fn a_small_actor_hears_another_thread_in_order() {
+    let planes = Planes::start(1).unwrap();
+    let (address, see) = small(&planes, 16);
+    let sender = std::thread::spawn(move || {
+        for n in 0..20_000 {
+            while address.try_send(Say::Number(n)).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let mut next = 0;
+    while next < 20_000 {
+        if let Told::Message(say) = see.recv_timeout(WAIT).unwrap() {
+            assert_eq!(say, Say::Number(next));
+            next += 1;
+        }
+    }
+    sender.join().unwrap();
     planes.stop();
 }
 

@@ -38,40 +38,31 @@ impl FailureRate {
     }
 }
 
-/// A token bucket in thousandths of a unit, so that slow rates lose nothing to rounding.
-#[derive(Clone, Copy, Debug)]
+const NS_PER_MS: u64 = 1_000_000;
+
+/// A token bucket, as the time at which it is full again: in nanoseconds of the monotonic clock, so that slow rates lose
+/// nothing to rounding, and in one word, since every connection has some.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
-    /// May be negative: a read is charged when it has happened.
-    milli: i64,
-    at: Instant,
+    full_at_ns: u64,
 }
 
 impl Bucket {
-    pub(crate) fn full(rate: Rate, now: Instant) -> Bucket {
-        Bucket { milli: i64::from(rate.burst) * 1_000, at: now }
+    fn ns(rate: Rate, units: u64) -> u64 {
+        let ns = u128::from(units) * 1_000_000_000 / u128::from(rate.per_second.max(1));
+        u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
-    fn refill(&mut self, rate: Rate, now: Instant) {
-        let passed = i64::try_from(now.0.saturating_sub(self.at.0)).unwrap_or(i64::MAX);
-        let earned = passed.saturating_mul(i64::from(rate.per_second.max(1)));
-        self.milli = self.milli.saturating_add(earned).min(i64::from(rate.burst) * 1_000);
-        self.at = now;
-    }
-
-    /// Charge `units` that were used.
+    /// Charge `units` that were used. It may owe more than it holds: a read is charged when it has happened.
     pub(crate) fn charge(&mut self, rate: Rate, now: Instant, units: usize) {
-        self.refill(rate, now);
-        self.milli = self.milli.saturating_sub(i64::try_from(units).unwrap_or(i64::MAX).saturating_mul(1_000));
+        let now_ns = now.0.saturating_mul(NS_PER_MS);
+        self.full_at_ns = self.full_at_ns.max(now_ns).saturating_add(Bucket::ns(rate, units as u64));
     }
 
     /// When more may be used: `now` or earlier if at once.
-    pub(crate) fn ready_at(&mut self, rate: Rate, now: Instant) -> Instant {
-        self.refill(rate, now);
-        if self.milli >= 0 {
-            return now;
-        }
-        let wait = self.milli.unsigned_abs().div_ceil(u64::from(rate.per_second.max(1)));
-        Instant(now.0.saturating_add(wait))
+    pub(crate) fn ready_at(&self, rate: Rate, now: Instant) -> Instant {
+        let ready_ns = self.full_at_ns.saturating_sub(Bucket::ns(rate, u64::from(rate.burst)));
+        now.max(Instant(ready_ns.div_ceil(NS_PER_MS)))
     }
 }
 
@@ -94,14 +85,15 @@ impl AddressKey {
 /// Of one address: budgets that its connections share. Gone when its last connection is.
 #[derive(Debug)]
 struct Shared {
+    addresses: Arc<Addresses>,
     key: AddressKey,
     budgets: Mutex<Budgets>,
 }
 
 #[derive(Debug, Default)]
 struct Budgets {
-    bytes: Option<Bucket>,
-    stanzas: Option<Bucket>,
+    bytes: Bucket,
+    stanzas: Bucket,
 }
 
 /// All addresses that have a connection, on all planes. Its size is bounded by the number of connections.
@@ -110,17 +102,15 @@ pub(crate) struct Addresses(Mutex<HashMap<AddressKey, (usize, Arc<Shared>)>>);
 
 /// One connection's place at its address; dropping it gives the place back.
 #[derive(Debug)]
-pub(crate) struct Place {
-    addresses: Arc<Addresses>,
-    shared: Arc<Shared>,
-}
+pub(crate) struct Place(Arc<Shared>);
 
 impl Addresses {
     /// Take a place for a connection from `address`, unless it has `connections_max` already.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, connections_max: Option<usize>) -> Option<Place> {
         let key = AddressKey::of(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = table.entry(key).or_insert_with(|| (0, Arc::new(Shared { key, budgets: Mutex::default() })));
+        let entry =
+            table.entry(key).or_insert_with(|| (0, Arc::new(Shared { addresses: Arc::clone(self), key, budgets: Mutex::default() })));
         if connections_max.is_some_and(|max| entry.0 >= max) {
             let vacant = entry.0 == 0;
             if vacant {
@@ -129,7 +119,7 @@ impl Addresses {
             return None;
         }
         entry.0 += 1;
-        Some(Place { addresses: Arc::clone(self), shared: Arc::clone(&entry.1) })
+        Some(Place(Arc::clone(&entry.1)))
     }
 
     /// Addresses with at least one connection.
@@ -142,7 +132,7 @@ impl Addresses {
 impl Place {
     /// Which address it is at.
     pub(crate) fn key(&self) -> AddressKey {
-        self.shared.key
+        self.0.key
     }
 
     /// Charge bytes read to the address, and say when more may be read.
@@ -155,9 +145,9 @@ impl Place {
         self.charge(rate, now, 1, |budgets| &mut budgets.stanzas)
     }
 
-    fn charge(&self, rate: Rate, now: Instant, units: usize, of: impl Fn(&mut Budgets) -> &mut Option<Bucket>) -> Instant {
-        let mut budgets = self.shared.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = of(&mut budgets).get_or_insert_with(|| Bucket::full(rate, now));
+    fn charge(&self, rate: Rate, now: Instant, units: usize, of: impl Fn(&mut Budgets) -> &mut Bucket) -> Instant {
+        let mut budgets = self.0.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = of(&mut budgets);
         bucket.charge(rate, now, units);
         bucket.ready_at(rate, now)
     }
@@ -210,11 +200,11 @@ impl FailingAddresses {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = table.get_mut(&self.shared.key) {
+        let mut table = self.0.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = table.get_mut(&self.0.key) {
             entry.0 -= 1;
             if entry.0 == 0 {
-                table.remove(&self.shared.key);
+                table.remove(&self.0.key);
             }
         }
     }
@@ -227,7 +217,7 @@ mod tests {
     #[test]
     fn a_bucket_pays_back_at_its_rate() {
         let rate = Rate { per_second: 1_000, burst: 5_000 };
-        let mut bucket = Bucket::full(rate, Instant(1));
+        let mut bucket = Bucket::default();
         bucket.charge(rate, Instant(1), 5_000);
         assert_eq!(bucket.ready_at(rate, Instant(1)), Instant(1), "the burst is free");
         bucket.charge(rate, Instant(1), 2_500);
@@ -238,15 +228,15 @@ mod tests {
         assert_eq!(bucket.ready_at(rate, Instant(1_000_000)), Instant(1_000_000), "no more than the burst is saved");
         bucket.charge(rate, Instant(1_000_000), 1);
         assert_eq!(bucket.ready_at(rate, Instant(1_000_000)), Instant(1_000_001));
-        // A clock that stands still or goes back pays nothing back, and takes nothing.
-        bucket.charge(rate, Instant(5), 10);
-        assert_eq!(bucket.ready_at(rate, Instant(5)), Instant(16));
+        // A clock that stands still pays nothing back.
+        bucket.charge(rate, Instant(1_000_000), 10);
+        assert_eq!(bucket.ready_at(rate, Instant(1_000_000)), Instant(1_000_011));
     }
 
     #[test]
     fn the_sum_over_time_is_the_rate() {
         let rate = Rate { per_second: 7, burst: 3 };
-        let (mut bucket, mut now, mut used) = (Bucket::full(rate, Instant(0)), Instant(0), 0_u64);
+        let (mut bucket, mut now, mut used) = (Bucket::default(), Instant(0), 0_u64);
         while now.0 < 100_000 {
             bucket.charge(rate, now, 1);
             used += 1;

@@ -8,7 +8,7 @@ use crate::config::{ListenerKind, Live};
 use crate::core::{Connection, Output};
 use crate::plane::{Plane, READ_BYTES_MAX, Scratch, Slot};
 use crate::tls::Tls;
-use actor::{Actor, Clock, Context};
+use actor::{Clock, SmallActor};
 use bytes::Bytes;
 use frame::{CredentialsAnswer, EdgeMsg, FromEdge, ShardMsg, ToEdge, ToShard, ToShardBody};
 use rpc::{Refused, RefusedReason};
@@ -24,7 +24,7 @@ use types::{BareJid, Epoch, Instant, Now, ShardId};
 
 /// Messages that wait for one stream. A shard has at most `TAIL_STANZAS_MAX` outputs of a session under way, and an
 /// outcome for each of `INPUTS_HELD_MAX` inputs; with twice that the stream is stuck, and is closed.
-pub(crate) const MAILBOX_MAX: usize = 2 * (types::limit::TAIL_STANZAS_MAX + types::limit::INPUTS_HELD_MAX);
+pub(crate) const MAILBOX_MAX: u32 = 2 * (types::limit::TAIL_STANZAS_MAX + types::limit::INPUTS_HELD_MAX) as u32;
 /// Reads of one connection in a turn; then others have theirs.
 const READS_PER_TURN: usize = 4;
 /// With more than this waiting to be read by the client, nothing more is read from it.
@@ -53,7 +53,8 @@ pub(crate) enum Message {
 /// What the socket carries.
 enum Channel {
     Plain,
-    Tls(Tls),
+    /// A box, so that a connection without costs nothing more.
+    Tls(Box<Tls>),
 }
 
 /// How far the end of the socket is.
@@ -76,6 +77,31 @@ struct Held {
     body: EdgeMsg,
 }
 
+/// Bytes that wait for the socket.
+struct Backlog {
+    /// The socket has the first `sent` of them.
+    bytes: Vec<u8>,
+    sent: usize,
+    /// When the socket last took some.
+    since: Instant,
+}
+
+impl Backlog {
+    fn waiting(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    fn sent(&mut self, count: usize, now: Instant) {
+        self.sent += count;
+        self.since = now;
+        // Moved at most once per as many bytes as are moved.
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
 struct StreamActor {
     plane: Rc<Plane>,
     slot: Rc<Slot>,
@@ -86,14 +112,12 @@ struct StreamActor {
     channel: Channel,
     /// `None` during the handshake of direct TLS.
     core: Option<Box<Connection>>,
-    /// Bytes that the socket has not taken.
-    backlog: Vec<u8>,
-    /// When the socket last took some of the backlog.
-    backlog_since: Instant,
+    /// Bytes that the socket has not taken, if there are any.
+    backlog: Option<Box<Backlog>>,
     /// Nothing else of the core is done, and nothing read, until it is taken.
     held: Option<Box<Held>>,
-    bytes: Option<Bucket>,
-    stanzas: Option<Bucket>,
+    bytes: Bucket,
+    stanzas: Bucket,
     /// Of the core's failed logins, those that its address was charged for.
     failures_charged: u8,
     /// Nothing is read before.
@@ -105,11 +129,14 @@ struct StreamActor {
     finished: bool,
 }
 
+/// For the test of sizes: with a task around it (tokio's is 96 bytes, in steps of 128) it should take 256.
+#[cfg(test)]
+pub(crate) const ACTOR_BYTES: usize = size_of::<StreamActor>();
+
 /// Begin with an accepted socket.
 pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place, kind: ListenerKind) {
     let now = Clock.now();
     let slot = plane.open_slot();
-    let limits = live.limits;
     let mut actor = StreamActor {
         plane,
         slot: Rc::clone(&slot),
@@ -118,11 +145,10 @@ pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place:
         place,
         channel: Channel::Plain,
         core: None,
-        backlog: Vec::new(),
-        backlog_since: now.mono,
+        backlog: None,
         held: None,
-        bytes: limits.bytes_per_connection.map(|rate| Bucket::full(rate, now.mono)),
-        stanzas: limits.stanzas_per_connection.map(|rate| Bucket::full(rate, now.mono)),
+        bytes: Bucket::default(),
+        stanzas: Bucket::default(),
         failures_charged: 0,
         read_after: Instant(0),
         deadline: Instant::NEVER,
@@ -133,15 +159,15 @@ pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place:
         ListenerKind::StartTls => actor.begin_stream(now, None),
         ListenerKind::DirectTls => actor.begin_tls(now, true),
     }
-    let address = actor::start_here(MAILBOX_MAX, actor);
-    *slot.address.borrow_mut() = Some(address);
+    let address = actor::start_small(MAILBOX_MAX, actor);
+    // Nothing has set it before: the slot is new.
+    let _ = slot.address.set(address);
 }
 
-impl Actor for StreamActor {
+impl SmallActor for StreamActor {
     type Message = Message;
-    const POLLED: bool = true;
 
-    fn handle(&mut self, _: &mut Context<'_, Self>, message: Message) {
+    fn handle(&mut self, message: Message) {
         let now = Clock.now();
         let Some(core) = &mut self.core else {
             if matches!(message, Message::Drain) {
@@ -165,7 +191,7 @@ impl Actor for StreamActor {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_, Self>, task: &mut std::task::Context<'_>) {
+    fn poll(&mut self, task: &mut std::task::Context<'_>) -> Poll<()> {
         let plane = Rc::clone(&self.plane);
         let mut scratch = plane.scratch.borrow_mut();
         let now = Clock.now();
@@ -174,10 +200,10 @@ impl Actor for StreamActor {
         drop(scratch);
         if self.ending == Ending::Dead && self.held.is_none() && self.core.as_ref().is_none_or(|core| core.is_done()) {
             self.finished = true;
-            context.stop();
-        } else {
-            plane.arm(&self.slot, self.next_wake(now));
+            return Poll::Ready(());
         }
+        plane.arm(&self.slot, self.next_wake(now));
+        Poll::Pending
     }
 }
 
@@ -226,7 +252,7 @@ impl StreamActor {
         if self.slot.overrun.replace(false) {
             counters.closed_overrun.increment(1);
             tracing::info!(conn = ?self.slot.id, "closed a stream that took no messages");
-        } else if !self.backlog.is_empty() && self.backlog_since + self.live.limits.write_stall_max <= now.mono {
+        } else if self.backlog.as_ref().is_some_and(|backlog| backlog.since + self.live.limits.write_stall_max <= now.mono) {
             counters.closed_stalled.increment(1);
         } else if self.deadline <= now.mono {
             if self.is_handshaking() {
@@ -255,7 +281,7 @@ impl StreamActor {
     fn begin_tls(&mut self, now: Now, direct: bool) {
         match Tls::new(self.plane.configs.get(direct)) {
             Ok(tls) => {
-                self.channel = Channel::Tls(tls);
+                self.channel = Channel::Tls(Box::new(tls));
                 self.deadline = now.mono + self.live.limits.tls_handshake_max;
             }
             Err(error) => {
@@ -311,7 +337,7 @@ impl StreamActor {
 
     /// Have a password thread do `job`. `false`: too many wait.
     fn on_pool(&self, job: impl FnOnce() -> Message + Send + 'static) -> bool {
-        let Some(address) = self.slot.address.borrow().clone() else {
+        let Some(address) = self.slot.address.get().cloned() else {
             return false;
         };
         let taken = self.plane.shared.pool.run(address, job);
@@ -371,9 +397,9 @@ impl StreamActor {
             self.plane.counters.stanzas_received.increment(1);
             let limits = &self.live.limits;
             let mut ready = now.mono;
-            if let (Some(bucket), Some(rate)) = (&mut self.stanzas, limits.stanzas_per_connection) {
-                bucket.charge(rate, now.mono, 1);
-                ready = bucket.ready_at(rate, now.mono);
+            if let Some(rate) = limits.stanzas_per_connection {
+                self.stanzas.charge(rate, now.mono, 1);
+                ready = self.stanzas.ready_at(rate, now.mono);
             }
             if let Some(rate) = limits.stanzas_per_address {
                 ready = ready.max(self.place.charge_stanza(rate, now.mono));
@@ -438,11 +464,10 @@ impl StreamActor {
         let Some(socket) = &mut self.socket else {
             return;
         };
-        let fresh = self.backlog.is_empty();
-        if !fresh {
-            self.backlog.append(&mut scratch.output);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.bytes.append(&mut scratch.output);
         }
-        let bytes = if fresh { &scratch.output } else { &self.backlog };
+        let bytes = self.backlog.as_ref().map_or(&*scratch.output, |backlog| backlog.waiting());
         let mut written = 0;
         let mut failed = false;
         while written < bytes.len() {
@@ -462,7 +487,7 @@ impl StreamActor {
         }
         if rest == 0 {
             scratch.output.clear();
-            self.backlog = Vec::new();
+            self.backlog = None;
             if self.ending == Ending::Flushing {
                 // shutdown(2) does not wait; an error means that the client is gone, which the next read shows.
                 let _ = Pin::new(socket).poll_shutdown(task);
@@ -471,14 +496,13 @@ impl StreamActor {
             }
             return;
         }
-        if fresh || written > 0 {
-            self.backlog_since = now.mono;
-        }
-        if fresh {
-            self.backlog = scratch.output[written..].to_vec();
-            scratch.output.clear();
-        } else {
-            self.backlog.drain(..written);
+        match &mut self.backlog {
+            None => {
+                self.backlog = Some(Box::new(Backlog { bytes: scratch.output[written..].to_vec(), sent: 0, since: now.mono }));
+                scratch.output.clear();
+            }
+            Some(backlog) if written > 0 => backlog.sent(written, now.mono),
+            Some(_) => {}
         }
         if rest > self.live.limits.write_backlog_bytes_max {
             self.plane.counters.closed_backlog.increment(1);
@@ -493,7 +517,7 @@ impl StreamActor {
             Ending::No => {
                 self.held.is_none()
                     && self.read_after <= now.mono
-                    && self.backlog.len() <= BACKLOG_STOPS_READING
+                    && self.backlog.as_ref().is_none_or(|backlog| backlog.waiting().len() <= BACKLOG_STOPS_READING)
                     && self.core.as_ref().is_none_or(|core| core.wants_read())
             }
             Ending::Lingering => true,
@@ -575,9 +599,9 @@ impl StreamActor {
     fn charge(&mut self, now: Now, count: usize) {
         let limits = &self.live.limits;
         let mut ready = now.mono;
-        if let (Some(bucket), Some(rate)) = (&mut self.bytes, limits.bytes_per_connection) {
-            bucket.charge(rate, now.mono, count);
-            ready = bucket.ready_at(rate, now.mono);
+        if let Some(rate) = limits.bytes_per_connection {
+            self.bytes.charge(rate, now.mono, count);
+            ready = self.bytes.ready_at(rate, now.mono);
         }
         if let Some(rate) = limits.bytes_per_address {
             ready = ready.max(self.place.charge_bytes(rate, now.mono, count));
@@ -598,7 +622,7 @@ impl StreamActor {
     fn die(&mut self, now: Now) {
         self.socket = None;
         self.channel = Channel::Plain;
-        self.backlog = Vec::new();
+        self.backlog = None;
         self.lose(now, Ending::Dead);
     }
 
@@ -644,8 +668,8 @@ impl StreamActor {
         if self.read_after > now.mono {
             next = next.min(self.read_after);
         }
-        if !self.backlog.is_empty() {
-            next = next.min(self.backlog_since + self.live.limits.write_stall_max);
+        if let Some(backlog) = &self.backlog {
+            next = next.min(backlog.since + self.live.limits.write_stall_max);
         }
         next
     }

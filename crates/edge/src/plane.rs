@@ -9,7 +9,7 @@ use crate::work::Pool;
 use actor::Address;
 use arc_swap::ArcSwap;
 use rpc::{Link, Placement};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ impl Scratch {
 /// One connection as its plane knows it.
 pub(crate) struct Slot {
     pub(crate) id: ConnId,
-    pub(crate) address: RefCell<Option<Address<Message>>>,
+    /// Set as its actor starts.
+    pub(crate) address: OnceCell<Address<Message>>,
     /// When the plane wakes it; [`Instant::NEVER`]: it does not.
     armed: Cell<Instant>,
     /// The shard that it last spoke to.
@@ -112,7 +113,7 @@ impl Plane {
         self.next_slot.set(number + 1);
         let slot = Rc::new(Slot {
             id: ConnId { node: self.shared.node, plane: self.number, slot: number },
-            address: RefCell::default(),
+            address: OnceCell::new(),
             armed: Cell::new(Instant::NEVER),
             shard: Cell::new(None),
             overrun: Cell::new(false),
@@ -134,7 +135,7 @@ impl Plane {
 
     /// Send a message to a connection. If its mailbox is full it ends: it holds more than a session may have under way.
     pub(crate) fn tell(&self, slot: &Slot, message: Message) {
-        let Some(address) = &*slot.address.borrow() else {
+        let Some(address) = slot.address.get() else {
             return self.counters.frames_late.increment(1);
         };
         match address.try_send(message) {

@@ -54,7 +54,7 @@ pub(crate) struct Progress {
 
 /// The TLS side of one connection.
 pub(crate) struct Tls {
-    connection: Box<UnbufferedServerConnection>,
+    connection: UnbufferedServerConnection,
     /// Received and not processed: part of a record, or records of an incomplete handshake message.
     partial: Vec<u8>,
     /// Until the handshake ends.
@@ -67,7 +67,7 @@ impl Tls {
     /// Begin a handshake. `config` must come from [`Configs`].
     pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Tls, TlsError> {
         let extended_master_secret = config.require_ems;
-        let connection = Box::new(UnbufferedServerConnection::new(config)?);
+        let connection = UnbufferedServerConnection::new(config)?;
         Ok(Tls { connection, partial: Vec::new(), handshake: Some(Box::default()), extended_master_secret })
     }
 

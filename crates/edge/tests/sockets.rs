@@ -186,6 +186,38 @@ fn deliver_to_a_deaf_client(world: &World) -> usize {
 }
 
 #[test]
+fn a_slow_reader_gets_everything_in_order() {
+    const MESSAGES: u64 = 100;
+    let world = World::new(Limits { write_backlog_bytes_max: usize::MAX, write_stall_max: WAIT, ..limits() });
+    let socket = world.connect(1);
+    // What the client's kernel does not take waits at the edge.
+    socket2::SockRef::from(&socket).set_recv_buffer_size(64 * 1024).unwrap();
+    let mut client = Client::new(world.tls(socket, &[b"xmpp-client"]));
+    client.open();
+    client.login("romeo");
+    client.enable();
+    // Half of them at once: megabytes wait for the client, who changes its keys meanwhile, and speaks.
+    let body = |m: u64| format!("{m}:{}", "z".repeat(40_000));
+    let deliver = |numbers: std::ops::RangeInclusive<u64>| numbers.for_each(|m| while world.deliver("romeo", m, &body(m)).is_err() {});
+    deliver(1..=MESSAGES / 2);
+    client.socket.conn.refresh_traffic_keys().unwrap();
+    client.send(MESSAGE);
+    for m in 1..=MESSAGES / 4 {
+        assert!(client.expect("</message>").contains(&format!("<body>{}</body>", body(m))), "{m}");
+    }
+    deliver(MESSAGES / 2 + 1..=MESSAGES);
+    for m in MESSAGES / 4 + 1..=MESSAGES {
+        assert!(client.expect("</message>").contains(&format!("<body>{}</body>", body(m))), "{m}");
+    }
+    world.shards.wait("a message", |s| s.seen.iter().any(|s| s.starts_with("submit ")));
+    // It closes its half without a word: the session can be resumed, and the edge closes the other half.
+    client.socket.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    world.shards.wait("detach", |s| s.seen.contains(&"detach".into()));
+    client.rest();
+    world.wait_for_connections(0);
+}
+
+#[test]
 fn a_slow_reader_is_closed_at_the_bound() {
     let world = World::new(Limits { write_backlog_bytes_max: 256 * 1024, write_stall_max: WAIT, ..limits() });
     let delivered = deliver_to_a_deaf_client(&world);

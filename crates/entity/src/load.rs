@@ -214,6 +214,8 @@ impl Loader {
             fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
             self.seals.add(seal);
         }
+        // Taken, not cloned: it stays as long as the account is awake, and so would what clones share.
+        let credentials = self.cells.remove(cell::ACCOUNT);
         let cells =
             |prefix: &'static [u8]| self.cells.iter().filter(move |(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone()));
         let mut modules = BTreeMap::new();
@@ -229,7 +231,6 @@ impl Loader {
         let counters = Counters::load(self.cells.get(cell::COUNTERS).cloned(), self.epoch)?;
         let sessions: Vec<SessionRow> = cells(cell::SESSION).map(|(_, v)| SessionRow::decode(v)).collect::<Result<_, _>>()?;
         let owed: Vec<OwedCell> = cells(cell::OWED).map(|(k, v)| OwedCell::decode(&k, v)).collect::<Result<_, _>>()?;
-        let credentials = self.cells.get(cell::ACCOUNT).cloned();
         let roster = Roster::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())))?;
         let blocks = BlockList::load(self.jid.clone(), self.cells.iter().map(|(k, v)| (k.clone(), v.clone())));
         let mut tails: BTreeMap<SessionId, Vec<(TailRow, Epoch)>> = BTreeMap::new();
@@ -239,17 +240,7 @@ impl Loader {
         }
         let gone = self.cells.get(cell::GONE).cloned();
         let suspects = self.cells.get(cell::SUSPECTS).cloned();
-        let state = State {
-            partition: partition(&self.jid),
-            jid: self.jid,
-            epoch: self.epoch,
-            credentials,
-            roster,
-            blocks,
-            sessions: Vec::new(),
-            log,
-            cells: modules,
-        };
+        let state = State { jid: self.jid, epoch: self.epoch, credentials, roster, blocks, sessions: Vec::new(), log, cells: modules };
         let attaching = if self.again { ctx.settings.attaching.max(ATTACHING_MAX) } else { ctx.settings.attaching };
         let mut account = Account::assemble(state, self.seals, counters, live);
         if let Some(gone) = gone {
@@ -413,7 +404,7 @@ impl Account {
         s.waits = row.waits;
         // Cells that an attach has not removed yet say nothing new. Nor do those of an owner before the row's: it had not seen
         // them, and has given their numbers anew ◊.
-        s.cells = cells.iter().map(|(t, _)| t.m).collect();
+        s.cells = cells.iter().map(|(t, _)| t.m).collect::<Vec<_>>().into();
         let cells: Vec<TailRow> = cells.into_iter().filter(|(_, by)| *by >= row.by).map(|(t, _)| t).collect();
         if let Some(d) = row.detached {
             let left = Duration::from_millis(d.until.0.saturating_sub(ctx.now.wall.0));
@@ -448,9 +439,10 @@ impl Account {
             s.ask_again();
             if start.sealed {
                 // What this owner has not seen of the last one's must not come between later.
-                fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::detached(&s, d.until, self.state.epoch).encode());
-                for m in std::mem::take(&mut s.cells) {
-                    fx.delete(&self.state.partition, TailRow::key(s.id, m));
+                let partition = self.state.partition();
+                fx.put(&partition, SessionRow::key(s.id), SessionRow::detached(&s, d.until, self.state.epoch).encode());
+                for m in s.cells.take() {
+                    fx.delete(&partition, TailRow::key(s.id, m));
                 }
             }
         } else {

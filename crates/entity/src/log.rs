@@ -62,7 +62,7 @@ pub struct Log {
     dirty: u32,
     settled: bool,
     /// The bucket of the row before, with its number; an idle log holds none.
-    bucket: Option<(u64, Partition)>,
+    bucket: Option<Box<(u64, Partition)>>,
 }
 
 /// What a checkpoint says, before the rows behind it are read.
@@ -217,10 +217,10 @@ impl Log {
     fn bucket(&mut self, account: &BareJid, row: u64) -> Partition {
         let number = row / BUCKET_ROWS_MAX;
         match &self.bucket {
-            Some((known, partition)) if *known == number => partition.clone(),
+            Some(known) if known.0 == number => known.1.clone(),
             _ => {
                 let partition = row::bucket(account, row);
-                self.bucket = Some((number, partition.clone()));
+                self.bucket = Some(Box::new((number, partition.clone())));
                 partition
             }
         }

@@ -277,12 +277,12 @@ pub struct IqCtx<'a> {
 impl IqCtx<'_> {
     /// Write a cell of the account.
     pub fn put(&mut self, key: impl Into<bytes::Bytes>, value: impl Into<bytes::Bytes>) {
-        self.fx.put(&self.state.partition, key, value);
+        self.fx.put(&self.state.partition(), key, value);
     }
 
     /// Remove a cell of the account.
     pub fn delete(&mut self, key: impl Into<bytes::Bytes>) {
-        self.fx.delete(&self.state.partition, key);
+        self.fx.delete(&self.state.partition(), key);
     }
 
     /// The session that asks.

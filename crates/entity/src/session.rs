@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use types::limit::TAIL_STANZAS_MAX;
 use types::unlucky::{self, Bound};
-use types::{Attach, ConnId, Epoch, FullJid, Instant, Jid, SessionId, Timestamp};
+use types::{Attach, ConnId, Epoch, FullJid, Instant, Jid, Seldom, SessionId, Timestamp};
 
 /// [`TAIL_STANZAS_MAX`], for whoever must leave room in a tail.
 pub fn tail_stanzas_max() -> usize {
@@ -78,7 +78,7 @@ pub struct Session {
     /// The last log position among all outputs.
     pub pos: Pos,
     /// IQ requests of others that its client has not answered: (from, id).
-    pub asked: VecDeque<(Jid, CompactString)>,
+    pub asked: Seldom<VecDeque<(Jid, CompactString)>>,
     /// Rows that waited for whoever comes next and were given to this session, with the number that they got: until the
     /// checkpoint knows it, only the session row says so.
     pub given: Vec<(u64, u64)>,
@@ -86,7 +86,7 @@ pub struct Session {
     /// row says so.
     pub waits: Vec<u64>,
     /// Outputs of a detached session that lie in cells of their own, behind its row.
-    pub cells: Vec<u64>,
+    pub cells: Seldom<Vec<u64>>,
     /// XEP-0352: what waits for the client to become active, newest per sender. Presence and messages apart: neither may
     /// replace the other.
     pub held: BTreeMap<(bool, Jid), SharedStanza>,
@@ -114,10 +114,10 @@ impl Session {
             tail: VecDeque::new(),
             tail_bytes: 0,
             pos: Pos::default(),
-            asked: VecDeque::new(),
+            asked: Seldom::default(),
             given: Vec::new(),
             waits: Vec::new(),
-            cells: Vec::new(),
+            cells: Seldom::default(),
             held: BTreeMap::new(),
             flushed: false,
         }
@@ -156,10 +156,11 @@ impl Session {
     /// A request goes to the client: if the session ends before the answer, whoever asked hears so (XEP-0198 §5).
     pub fn ask(&mut self, request: &SharedStanza) {
         if let (Some(from), Some(id)) = (&request.from, &request.id) {
-            if self.asked.len() >= ASKED_MAX {
-                self.asked.pop_front();
+            let asked = self.asked.make();
+            if asked.len() >= ASKED_MAX {
+                asked.pop_front();
             }
-            self.asked.push_back((from.clone(), id.clone()));
+            asked.push_back((from.clone(), id.clone()));
         }
     }
 

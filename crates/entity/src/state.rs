@@ -53,8 +53,6 @@ pub struct State {
     pub log: Log,
     /// One small cell for each module that keeps something, by the module's name.
     pub cells: BTreeMap<String, Bytes>,
-    /// Where all but the log's rows lie.
-    pub partition: Partition,
 }
 
 /// The partition of an account's state.
@@ -63,6 +61,11 @@ pub fn partition(jid: &BareJid) -> Partition {
 }
 
 impl State {
+    /// Where all but the log's rows lie. Made when something is written: a hundred bytes less while nothing is.
+    pub fn partition(&self) -> Partition {
+        partition(&self.jid)
+    }
+
     /// Is there such an account?
     pub fn exists(&self) -> bool {
         self.credentials.is_some()

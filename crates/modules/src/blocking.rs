@@ -83,7 +83,7 @@ fn unblock(cx: &mut IqCtx<'_>, _: &Stanza, command: &Element) -> Answer {
 /// Write it, tell the resources that asked for the list, let contacts see the user go or come.
 fn changed(cx: &mut IqCtx<'_>, mut change: BlockChange, tell: fn(Jid) -> Action) -> Answer {
     for op in std::mem::take(&mut change.writes) {
-        cx.fx.op(&cx.state.partition, op);
+        cx.fx.op(&cx.state.partition(), op);
     }
     let pushes: Vec<(SessionId, Stanza)> = cx
         .state

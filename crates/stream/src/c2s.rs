@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sasl::{ChannelBinding, Credentials, Mechanism, Password};
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use types::{BareJid, Instant, ns};
+use types::{BareJid, Instant, Seldom, ns};
 use xml::{Element, Frame, Framer, Header, Limits, Scope, Writer};
 
 /// White space is a keepalive (RFC 6120 §4.6.1), not a way to keep a server busy.
@@ -90,8 +90,9 @@ pub struct C2s {
     /// Whether anything was ever fed.
     fed: bool,
     /// The second of the last white space, and its bytes in that second.
-    space: (u64, u32),
-    pub(crate) domain: Option<BareJid>,
+    space: (u32, u32),
+    /// Of the settings' domains, which one the client addresses.
+    domain: Option<u32>,
     pub(crate) account: Option<BareJid>,
     /// Namespaces that the client's header declares, if they are not the usual ones.
     scope: Option<Box<Scope>>,
@@ -101,7 +102,8 @@ pub struct C2s {
     pub(crate) failed_logins: u8,
     pub(crate) random: Random,
     pub(crate) out: Vec<u8>,
-    pending: VecDeque<Event>,
+    /// What is to be told before anything is read.
+    pending: Seldom<VecDeque<Event>>,
 }
 
 impl C2s {
@@ -124,7 +126,7 @@ impl C2s {
             failed_logins: 0,
             random,
             out: Vec::new(),
-            pending: VecDeque::new(),
+            pending: Seldom::default(),
         };
         if let Some(tls) = tls {
             c2s.secure(tls);
@@ -184,19 +186,19 @@ impl C2s {
 
     /// Keeps an event that came of an answer, for the next [`C2s::poll`].
     pub(crate) fn later(&mut self, event: Option<Event>) {
-        self.pending.extend(event);
+        if let Some(event) = event {
+            self.pending.make().push_back(event);
+        }
     }
 
     /// The next thing that the bytes fed mean; `None` if more bytes or an answer are needed first.
     pub fn poll(&mut self, now: Instant) -> Option<Event> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
-                if self.pending.is_empty() {
-                    // An idle stream holds no buffer.
-                    self.pending = VecDeque::new();
-                }
+            if let Some(event) = self.pending.made().and_then(VecDeque::pop_front) {
                 return Some(event);
             }
+            // An idle stream holds no buffer.
+            self.pending.take();
             if self.login_pauses() || !matches!(self.stage, Stage::Opening | Stage::Open) {
                 return None;
             }
@@ -223,11 +225,12 @@ impl C2s {
 
     pub(crate) fn fail_with(&mut self, event: Event) {
         self.stage = Stage::Failing;
-        self.pending.push_back(event);
+        self.later(Some(event));
     }
 
     fn space(&mut self, now: Instant, bytes: usize) -> Option<Event> {
-        let second = now.0 / 1_000;
+        // Only compared with the one before, so its lower half will do.
+        let second = (now.0 / 1_000) as u32;
         let before = if self.space.0 == second { self.space.1 } else { 0 };
         self.space = (second, before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX)));
         (self.space.1 > SPACE_BYTES_PER_SECOND_MAX).then_some(Event::Error(StreamError::PolicyViolation))
@@ -242,13 +245,13 @@ impl C2s {
             &header,
             &Context {
                 settings: &self.settings,
-                domain: self.domain.as_ref(),
+                domain: self.domain(),
                 account: self.account.as_ref(),
                 sni: self.negotiation.as_ref().and_then(|n| n.sni.as_deref()),
             },
         );
         if let Ok(domain) = &checked {
-            self.domain = Some(domain.clone());
+            self.domain = Some(*domain);
         }
         self.open(Some(&header));
         if let Err(e) = checked {
@@ -271,8 +274,8 @@ impl C2s {
             return;
         }
         let id = self.random.draw_name();
-        if let Some(from) = self.domain.as_ref().or(self.settings.domains.first()) {
-            header::write(&mut self.out, &id, from, received);
+        if let Some(from) = self.domain().or(self.settings.domains.first()).cloned() {
+            header::write(&mut self.out, &id, &from, received);
         }
     }
 
@@ -351,7 +354,7 @@ impl C2s {
             self.out.extend_from_slice(b"</stream:stream>");
         }
         self.stage = Stage::Closed;
-        self.pending = VecDeque::new();
+        self.pending.take();
         self.negotiation = None;
     }
 
@@ -367,7 +370,7 @@ impl C2s {
 
     /// The domain that the client addresses.
     pub fn domain(&self) -> Option<&BareJid> {
-        self.domain.as_ref()
+        self.settings.domains.get(self.domain? as usize)
     }
 
     /// Who the client is, once it has proved it.
@@ -398,7 +401,7 @@ impl C2s {
 
     /// Whether the stream holds no buffer.
     pub fn is_idle(&self) -> bool {
-        self.framer.is_idle() && self.out.capacity() == 0 && self.pending.capacity() == 0 && self.negotiation.is_none()
+        self.framer.is_idle() && self.out.capacity() == 0 && self.pending.is_unmade() && self.negotiation.is_none()
     }
 }
 

@@ -27,11 +27,11 @@ pub(crate) struct Context<'a> {
     pub sni: Option<&'a str>,
 }
 
-/// The domain that a client's header addresses.
+/// The domain that a client's header addresses, as its place among those of the settings.
 ///
 /// # Errors
 /// The condition that closes the stream.
-pub(crate) fn check(header: &Header, context: &Context<'_>) -> Result<BareJid, StreamError> {
+pub(crate) fn check(header: &Header, context: &Context<'_>) -> Result<u32, StreamError> {
     header.check(ns::CLIENT)?;
     // §4.9.3.6: no `to`, or a domain that is not served.
     let to = header.to.as_deref().ok_or(StreamError::HostUnknown)?;
@@ -39,7 +39,8 @@ pub(crate) fn check(header: &Header, context: &Context<'_>) -> Result<BareJid, S
     if to.local().is_some() || to.is_full() {
         return Err(StreamError::ImproperAddressing);
     }
-    let domain = context.settings.domain(to.domain()).ok_or(StreamError::HostUnknown)?;
+    let at = context.settings.domains.iter().position(|d| *d == to.domain()).ok_or(StreamError::HostUnknown)?;
+    let domain = &context.settings.domains[at];
     match (context.account, context.domain) {
         // The identity that was proved is of one domain: another `to` asks for another identity.
         (Some(account), _) if account.domain() != domain.domain() => return Err(StreamError::InvalidFrom),
@@ -57,7 +58,7 @@ pub(crate) fn check(header: &Header, context: &Context<'_>) -> Result<BareJid, S
             return Err(StreamError::InvalidFrom);
         }
     }
-    Ok(domain.clone())
+    u32::try_from(at).map_err(|_| StreamError::HostUnknown)
 }
 
 /// Writes the response header. `to` is the bare JID of what the client called itself (§4.7.2).

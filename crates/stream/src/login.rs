@@ -70,7 +70,7 @@ impl C2s {
         let offered = offered(&self.settings.mechanisms, self.level, &binding);
         // Only what was offered on this very stream, however well we know the name.
         let wanted = element.attr("mechanism").and_then(Mechanism::from_name).filter(|m| offered.contains(m));
-        let (Some(mechanism), Some(domain)) = (wanted, self.domain.clone()) else {
+        let (Some(mechanism), Some(domain)) = (wanted, self.domain().cloned()) else {
             return self.fail(Condition::InvalidMechanism);
         };
         let plus_offered = offered.iter().any(|m| m.is_plus());
@@ -160,7 +160,7 @@ impl C2s {
     }
 
     fn step(&mut self, step: Step) -> Option<Event> {
-        let domain = self.domain.clone();
+        let domain = self.domain().cloned();
         let login = self.negotiation.as_mut()?.login.as_mut()?;
         match step {
             Step::NeedCredentials { username } => {

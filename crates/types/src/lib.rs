@@ -9,10 +9,12 @@ pub mod jid;
 pub mod limit;
 pub mod ns;
 pub mod planted;
+mod seldom;
 pub mod time;
 pub mod unlucky;
 
 pub use batch::{Batch, Collection, Op, Ops, Partition, Ticket};
 pub use id::{Attach, ConnId, Epoch, Origin, ReqId, SessionId, ShardId};
 pub use jid::{BareJid, FullJid, Jid, JidError};
+pub use seldom::{Empty, Seldom};
 pub use time::{Instant, Now, Timestamp};

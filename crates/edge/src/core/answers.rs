@@ -130,7 +130,7 @@ impl Connection {
     /// A session was given to this connection that asked again since, or has ended: nobody holds it, and its account must know.
     fn orphan(&mut self, id: SessionId, jid: &FullJid, body: EdgeMsg) {
         if self.session.as_ref().is_none_or(|s| s.id != id) {
-            self.queue.push_back(Output::Frame { account: jid.bare(), body });
+            self.push(Output::Frame { account: jid.bare(), body });
         }
     }
 

@@ -6,7 +6,6 @@ use super::{ASK_AFTER, Ask, CREDENTIALS_WITHIN, Connection, End, Keys, Output, P
 use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
 use frame::EdgeMsg;
-use std::collections::VecDeque;
 use stream::StreamError;
 use types::unlucky::{self, Bound};
 use types::{Instant, ReqId, ns};
@@ -21,7 +20,7 @@ impl Connection {
             {
                 return Some(write);
             }
-            if let Some(output) = self.queue.pop_front() {
+            if let Some(output) = self.queue.made().and_then(|queue| queue.pop_front()) {
                 return Some(output);
             }
             if let Some(output) = self.next_frame() {
@@ -34,7 +33,7 @@ impl Connection {
             }
         }
         // An idle connection holds no buffer.
-        self.queue = VecDeque::new();
+        self.queue.take();
         self.finish_closing();
         if !self.queue.is_empty() {
             return self.poll_output();
@@ -132,7 +131,7 @@ impl Connection {
             self.write_ping();
         }
         if probed {
-            self.probed.get_or_insert(self.now);
+            self.probed = self.probed.min(self.now);
         }
     }
 
@@ -150,7 +149,7 @@ impl Connection {
 
     /// Asks a silent client for a sign of life (RFC 6120 §4.6.1).
     fn probe(&mut self) {
-        self.probed = Some(self.now);
+        self.probed = self.now;
         let Some(session) = self.session.as_deref_mut() else { return };
         match &session.sm {
             Some(_) => session.force_request(self.c2s.out()),
@@ -180,9 +179,9 @@ impl Connection {
         } else if self.is_paused() {
             // It is not the client that is silent: we do not read.
             self.heard = now;
-            self.probed = None;
-        } else if let Some(probed) = self.probed {
-            if probed + self.settings.idle_answer_timeout <= now {
+            self.probed = Instant::NEVER;
+        } else if self.probed != Instant::NEVER {
+            if self.probed + self.settings.idle_answer_timeout <= now {
                 self.fail(StreamError::ConnectionTimeout);
             }
         } else if self.heard + self.settings.idle_timeout <= now {
@@ -205,8 +204,8 @@ impl Connection {
             End::Open if self.session.is_none() => at = at.min(self.deadline),
             End::Open => {
                 let silent = match self.probed {
-                    Some(probed) => probed + self.settings.idle_answer_timeout,
-                    None => self.heard + self.settings.idle_timeout,
+                    Instant::NEVER => self.heard + self.settings.idle_timeout,
+                    probed => probed + self.settings.idle_answer_timeout,
                 };
                 at = at.min(silent);
             }

@@ -38,7 +38,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::{C2s, Keys, Random};
-use types::{BareJid, ConnId, Epoch, Instant, Now, ReqId, SessionId, ShardId};
+use types::{BareJid, ConnId, Epoch, Instant, Now, ReqId, Seldom, SessionId, ShardId};
 
 /// An answer for a login that takes longer is a `temporary-auth-failure`.
 pub const CREDENTIALS_WITHIN: Duration = Duration::from_secs(10);
@@ -134,8 +134,9 @@ pub struct Connection {
     c2s: C2s,
     now: Instant,
     /// What the shell is to do, beside frames that follow from the state.
-    queue: VecDeque<Output>,
-    requests: u64,
+    queue: Seldom<VecDeque<Output>>,
+    /// Each is a question to the shard or one of a re-attach: 32 bits last longer than any socket.
+    requests: u32,
     asked: Option<Box<Asked>>,
     session: Option<Box<Session>>,
     end: End,
@@ -149,8 +150,8 @@ pub struct Connection {
     deadline: Instant,
     /// When the client last said anything.
     heard: Instant,
-    /// Since when a sign of life is awaited.
-    probed: Option<Instant>,
+    /// Since when a sign of life is awaited; [`Instant::NEVER`]: none is.
+    probed: Instant,
 }
 
 impl Connection {
@@ -165,7 +166,7 @@ impl Connection {
             settings,
             id,
             now: now.mono,
-            queue: VecDeque::new(),
+            queue: Seldom::default(),
             requests: 0,
             asked: None,
             session: None,
@@ -176,7 +177,7 @@ impl Connection {
             tries: 0,
             deadline,
             heard: now.mono,
-            probed: None,
+            probed: Instant::NEVER,
         }
     }
 
@@ -193,7 +194,7 @@ impl Connection {
             return;
         }
         self.heard = now.mono;
-        self.probed = None;
+        self.probed = Instant::NEVER;
         self.c2s.feed(bytes);
         self.pump();
     }
@@ -363,7 +364,7 @@ impl Connection {
 
     /// Whether no buffer is held: of a session that waits, only the session.
     pub fn is_idle(&self) -> bool {
-        self.c2s.is_idle() && self.queue.capacity() == 0 && self.asked.is_none()
+        self.c2s.is_idle() && self.queue.is_unmade() && self.asked.is_none()
     }
 
     /// A session was asked for and may come after the stream is gone: somebody must end it, or nobody holds it.
@@ -371,9 +372,13 @@ impl Connection {
         self.asked.as_ref().is_some_and(|a| a.req.is_some() && matches!(a.what, Ask::Bind { .. } | Ask::Resume { .. }))
     }
 
+    fn push(&mut self, output: Output) {
+        self.queue.make().push_back(output);
+    }
+
     fn next_req(&mut self) -> ReqId {
         self.requests += 1;
-        ReqId(self.requests)
+        ReqId(self.requests.into())
     }
 
     fn ask(&mut self, account: BareJid, what: Ask) {
@@ -414,7 +419,9 @@ impl Connection {
         }
         if self.end != End::Closed {
             self.close(None);
-            self.queue.retain(|output| matches!(output, Output::Frame { .. }));
+            if let Some(queue) = self.queue.made() {
+                queue.retain(|output| matches!(output, Output::Frame { .. }));
+            }
         }
     }
 
@@ -424,7 +431,7 @@ impl Connection {
             session.write_last_ack(self.c2s.out());
         }
         self.c2s.close(error);
-        self.queue.push_back(Output::Close);
+        self.push(Output::Close);
         self.end = End::Closed;
         if !self.awaits_session() {
             self.asked = None;

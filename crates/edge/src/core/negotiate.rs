@@ -13,16 +13,16 @@ use xml::Element;
 impl Connection {
     pub(super) fn handle_event(&mut self, event: Event) {
         match event {
-            Event::StartTls => self.queue.push_back(Output::StartTls),
+            Event::StartTls => self.push(Output::StartTls),
             Event::Credentials { account } => self.ask(account, Ask::Credentials),
             Event::VerifyPlain { credentials, password } => {
-                self.queue.push_back(Output::VerifyPlain { credentials, password });
+                self.push(Output::VerifyPlain { credentials, password });
             }
             Event::LoginEnded { account, ok } => {
                 if ok {
                     self.deadline = self.now + self.settings.unauthenticated_timeout;
                 }
-                self.queue.push_back(Output::Frame { account, body: EdgeMsg::LoginEnded { ok } });
+                self.push(Output::Frame { account, body: EdgeMsg::LoginEnded { ok } });
             }
             Event::Register(iq) => self.register_anew(&iq),
             Event::Element(bytes) => self.handle_element(bytes),
@@ -32,7 +32,7 @@ impl Connection {
             Event::Drop => {
                 self.c2s.out().clear();
                 self.end = End::Closed;
-                self.queue.push_back(Output::Close);
+                self.push(Output::Close);
             }
         }
     }

@@ -102,7 +102,7 @@ impl Connection {
                     return self.settle(&registration, Err(Condition::Forbidden.into()));
                 }
                 let (random, iterations) = (self.c2s.random().draw(), self.settings.iterations);
-                self.queue.push_back(Output::Derive { password, random, iterations });
+                self.push(Output::Derive { password, random, iterations });
                 (account, Step::Deriving)
             }
         };

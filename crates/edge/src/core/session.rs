@@ -78,7 +78,7 @@ pub(super) struct Session {
     requested: u64,
     /// An `<r/>` is not answered yet.
     request_open: bool,
-    pub ping: Option<Ping>,
+    pub ping: Option<Box<Ping>>,
 
     pub sm: Option<Sm>,
     /// An `<r/>` of the client is to be answered.
@@ -315,7 +315,7 @@ impl Session {
     /// A ping was written.
     pub fn pinged(&mut self, id: CompactString) {
         self.requested = self.m;
-        self.ping = Some(Ping { id, m: self.m });
+        self.ping = Some(Box::new(Ping { id, m: self.m }));
     }
 
     /// The shard has another owner, or lost the session: nothing of the old attach counts any more ◊.

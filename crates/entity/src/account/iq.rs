@@ -39,8 +39,11 @@ impl Account {
             return Ok(());
         }
         let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
-        if !request && let Some(s) = self.state.session_mut(id) {
-            s.asked.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
+        if !request
+            && let Some(s) = self.state.session_mut(id)
+            && let Some(asked_of_it) = s.asked.made()
+        {
+            asked_of_it.retain(|(from, asked)| *from != to || stanza.id.as_ref() != Some(asked));
         }
         if self.state.is_own(&to) {
             return self.iq_to_resource(ctx, stanza, fx);
@@ -58,9 +61,9 @@ impl Account {
         if request && let Some(iq_id) = stanza.id.clone() {
             if self.requests.len() >= REQUESTS_MAX {
                 // The oldest is forgotten: it will still be answered, unless its owner dies.
-                self.requests.remove(0);
+                self.requests.make().remove(0);
             }
-            self.requests.push((id, to, iq_id));
+            self.requests.make().push((id, to, iq_id));
         }
         fx.push(Effect::Peer(next_hop, PeerMsg::Request { stanza }));
         Ok(())
@@ -87,8 +90,8 @@ impl Account {
     /// An IQ of another entity.
     pub(super) fn in_iq(&mut self, ctx: &Ctx<'_>, from: &BareJid, stanza: SharedStanza, fx: &mut Effects) {
         if !stanza.is_request() {
-            if let (Some(sender), Some(id)) = (&stanza.from, &stanza.id) {
-                self.requests.retain(|(_, to, iq_id)| iq_id != id || to != sender);
+            if let (Some(sender), Some(id), Some(requests)) = (&stanza.from, &stanza.id, self.requests.made()) {
+                requests.retain(|(_, to, iq_id)| iq_id != id || to != sender);
             }
             // XEP-0191 §3.3: of a blocked entity, silently dropped.
             if self.guarded(ctx, Point::Inbound, &stanza, None) == Flow::Continue {
@@ -97,7 +100,7 @@ impl Account {
                     Some(*s) == session && stanza.from.as_ref() == Some(to) && stanza.id.as_ref() == Some(id)
                 };
                 if let Some(at) = self.answered.iter().position(late) {
-                    self.answered.remove(at);
+                    self.answered.make().remove(at);
                     return;
                 }
                 let _ = self.iq_to_resource(ctx, stanza, fx); // §8.5.3.2.3: nobody is there to hear it.
@@ -139,10 +142,11 @@ impl Account {
 
     /// An own request is answered with an error, here: a later answer must not follow.
     pub(super) fn note_answered(&mut self, session: SessionId, to: Jid, id: compact_str::CompactString) {
-        if self.answered.len() >= REQUESTS_MAX {
-            self.answered.pop_front();
+        let answered = self.answered.make();
+        if answered.len() >= REQUESTS_MAX {
+            answered.pop_front();
         }
-        self.answered.push_back((session, to, id));
+        answered.push_back((session, to, id));
     }
 
     /// An own request whose addressee's owner is gone: nobody will answer it.
@@ -211,7 +215,7 @@ impl Account {
             }
             Answer::Read(scan, data) => {
                 self.next_read += 1;
-                self.reads.insert(self.next_read, PendingRead::Iq { iq, handler, session, scan, data });
+                self.reads.make().insert(self.next_read, PendingRead::Iq { iq, handler, session, scan, data });
                 fx.push(Effect::Read(self.next_read, bucket_scan(&self.state.jid, scan)));
             }
         }
@@ -304,7 +308,7 @@ impl Account {
             Err(error) => self.iq_done(ctx, session, iq, Err(error), fx),
             Ok(change) => {
                 for op in change.writes {
-                    fx.op(&self.state.partition.clone(), op);
+                    fx.op(&self.state.partition(), op);
                 }
                 self.disclose_before(ctx, change.disclosure, &change.jid, fx);
                 for kind in change.presences {
@@ -318,7 +322,7 @@ impl Account {
 
     /// Rows that were asked for.
     pub fn handle_read(&mut self, ctx: &Ctx<'_>, id: ReadId, cells: Result<(Vec<(Bytes, Bytes)>, bool), ()>, fx: &mut Effects) {
-        match self.reads.remove(&id) {
+        match self.reads.made().and_then(|reads| reads.remove(&id)) {
             Some(PendingRead::Iq { iq, handler, session, scan, data }) => {
                 match cells.and_then(|(cells, more)| self.rows(scan, cells, more).map_err(|_| ())) {
                     Ok(rows) => self.run_handler(ctx, session, iq, handler, Some((data, rows)), None, fx),
@@ -390,7 +394,7 @@ impl Account {
 
     /// Remove every cell of the account, its log a page at a time.
     pub(super) fn erase(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
-        let partition = self.state.partition.clone();
+        let partition = self.state.partition();
         for key in self.state.roster.cell_keys() {
             fx.delete(&partition, key);
         }
@@ -417,7 +421,7 @@ impl Account {
             return;
         }
         self.next_read += 1;
-        self.reads.insert(self.next_read, PendingRead::Purge { first });
+        self.reads.make().insert(self.next_read, PendingRead::Purge { first });
         let scan = LogScan { first, last, reverse: false, limit: PURGE_ROWS };
         fx.push(Effect::Read(self.next_read, bucket_scan(&self.state.jid, scan)));
     }

@@ -32,7 +32,8 @@ impl Account {
         let max = ctx.settings.login_failures_max;
         let answer = match &self.state.credentials {
             _ if max > 0 && self.failures >= max => CredentialsAnswer::Locked,
-            Some(c) => CredentialsAnswer::Known(c.clone()),
+            // A copy: a clone would make both share for as long as the account is awake.
+            Some(c) => CredentialsAnswer::Known(Bytes::copy_from_slice(c)),
             None => CredentialsAnswer::Unknown,
         };
         fx.push(Effect::Edge(conn, ShardMsg::Credentials { req, answer }));
@@ -61,8 +62,8 @@ impl Account {
             self.index(ctx, |key| Op::Put { key, value: Bytes::from_static(b"\x01") }, fx);
             let (roster, version) = crate::roster::Roster::create(self.state.jid.clone(), ctx.now.wall);
             self.state.roster = roster;
-            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
-            fx.op(&self.state.partition, version);
+            fx.put(&self.state.partition(), cell::ACCOUNT, credentials.clone());
+            fx.op(&self.state.partition(), version);
             self.state.credentials = Some(credentials);
             Ok(())
         };
@@ -71,7 +72,7 @@ impl Account {
 
     pub(super) fn set_credentials(&mut self, conn: ConnId, req: ReqId, credentials: Bytes, fx: &mut Effects) {
         let result = if self.state.exists() {
-            fx.put(&self.state.partition, cell::ACCOUNT, credentials.clone());
+            fx.put(&self.state.partition(), cell::ACCOUNT, credentials.clone());
             self.state.credentials = Some(credentials);
             self.failures = 0;
             Ok(())
@@ -126,7 +127,7 @@ impl Account {
         self.counters.session += 1;
         let id = SessionId { epoch: self.state.epoch.0, seq: self.counters.session };
         let session = Session::new(id, jid.clone(), Attach(1), Link::Attached(conn), self.bind_stamp(ctx));
-        self.state.sessions.push(session);
+        self.add_session(session);
         self.write_session(id, None, fx);
         self.write_counters(fx);
         Ok(Bound { session: id, attach: Attach(1), jid })
@@ -231,8 +232,8 @@ impl Account {
             s.attach = Attach(s.attach.0 + 1);
             s.link = Link::Attached(conn);
             s.confirm_by = Instant::NEVER;
-            for m in std::mem::take(&mut s.cells) {
-                fx.delete(&self.state.partition, TailRow::key(id, m));
+            for m in s.cells.take() {
+                fx.delete(&self.state.partition(), TailRow::key(id, m));
             }
         }
         if !planted::is(Bug::RowLeftBehind) {
@@ -461,8 +462,8 @@ impl Account {
             return self.remove_rows(s.id, fx);
         };
         let until = Timestamp(ctx.now.wall.0 + LOST_FOR.as_millis() as u64);
-        fx.put(&self.state.partition, SessionRow::key(s.id), SessionRow::lost(s, until, self.state.epoch).encode());
-        self.lost.push(Lost { id: s.id, sm, until: ctx.now.mono + LOST_FOR });
+        fx.put(&self.state.partition(), SessionRow::key(s.id), SessionRow::lost(s, until, self.state.epoch).encode());
+        self.lost.make().push(Lost { id: s.id, sm, until: ctx.now.mono + LOST_FOR });
         if self.lost.len() > LOST_MAX {
             let oldest = self.lost.first().map(|l| l.id);
             self.forget_lost(|l| Some(l.id) == oldest, fx);
@@ -474,8 +475,9 @@ impl Account {
         match sm {
             Some(sm) if until > ctx.now.wall => {
                 let left = Duration::from_millis(until.0 - ctx.now.wall.0);
-                self.lost.push(Lost { id, sm, until: ctx.now.mono + left });
-                self.lost.sort_by_key(|l| l.until);
+                let lost = self.lost.make();
+                lost.push(Lost { id, sm, until: ctx.now.mono + left });
+                lost.sort_by_key(|l| l.until);
             }
             _ => self.remove_rows(id, fx),
         }
@@ -489,8 +491,8 @@ impl Account {
     }
 
     pub(super) fn forget_lost(&mut self, which: impl Fn(&Lost) -> bool, fx: &mut Effects) {
-        let (gone, kept) = std::mem::take(&mut self.lost).into_iter().partition(|l| which(l));
-        self.lost = kept;
+        let (gone, kept): (Vec<_>, Vec<_>) = self.lost.take().into_iter().partition(|l| which(l));
+        self.lost = kept.into();
         for lost in gone {
             self.remove_rows(lost.id, fx);
         }
@@ -498,8 +500,8 @@ impl Account {
 
     pub(crate) fn remove_rows(&mut self, id: SessionId, fx: &mut Effects) {
         self.state.log.forget_number(id);
-        fx.delete(&self.state.partition, SessionRow::key(id));
-        fx.delete(&self.state.partition, super::number_key(id));
+        fx.delete(&self.state.partition(), SessionRow::key(id));
+        fx.delete(&self.state.partition(), super::number_key(id));
     }
 
     /// Its time to be resumed is over. A client that comes later still hears how much was accepted.
@@ -518,7 +520,7 @@ impl Account {
         } else {
             // It never had a number of its own.
             self.state.log.forget_number(id);
-            fx.delete(&self.state.partition, SessionRow::key(id));
+            fx.delete(&self.state.partition(), SessionRow::key(id));
         }
         self.reroute(ctx, id, fx);
     }
@@ -538,19 +540,21 @@ impl Account {
         }
         let s = self.state.sessions.remove(at);
         self.answer_asked(ctx, &s, fx);
-        for m in &s.cells {
-            fx.delete(&self.state.partition, TailRow::key(id, *m));
+        for m in s.cells.iter() {
+            fx.delete(&self.state.partition(), TailRow::key(id, *m));
         }
         if let (Some(conn), Some(reason)) = (s.conn(), reason) {
             fx.push(Effect::Edge(conn, ShardMsg::Ended { session: id, attach: s.attach, reason }));
         }
-        self.requests.retain(|(session, ..)| *session != id);
+        if let Some(requests) = self.requests.made() {
+            requests.retain(|(session, ..)| *session != id);
+        }
         Some(s)
     }
 
     /// Requests that its client can no longer answer.
     fn answer_asked(&mut self, ctx: &Ctx<'_>, s: &Session, fx: &mut Effects) {
-        for (from, id) in &s.asked {
+        for (from, id) in s.asked.iter() {
             let asked = Stanza::iq(IqType::Get, id).with_from(from.clone()).with_to(s.jid.clone());
             let Some(reply) = StanzaError::new(Condition::ServiceUnavailable).reply_to(&asked) else { continue };
             if self.state.is_own(from) {
@@ -580,8 +584,10 @@ impl Account {
         }
     }
 
-    /// For sessions of a new owner that wait for their edges.
+    /// One more session: a new one, or one of a new owner that waits for its edge.
     pub(crate) fn add_session(&mut self, session: Session) {
+        // Most accounts have one: room for four would be more than all else of the account.
+        self.state.sessions.reserve_exact(1);
         self.state.sessions.push(session);
     }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use types::limit::FORWARD_GIVE_UP;
 use types::planted::{self, Bug};
 use types::unlucky::{self, Bound};
-use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, SessionId, ShardId, Timestamp};
+use types::{BareJid, Batch, Collection, ConnId, Epoch, Instant, Jid, Op, Origin, Partition, Seldom, SessionId, ShardId, Timestamp};
 
 /// A checkpoint is written no later than this after the first change that it would record.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(5);
@@ -58,16 +58,16 @@ pub struct Account {
     seals: Seals,
     counters: Counters,
     /// Resources that were available and ended, newest last: whoever lost the word of it asks again.
-    gone: Vec<(compact_str::CompactString, Timestamp)>,
+    gone: Seldom<Vec<(compact_str::CompactString, Timestamp)>>,
     next_read: ReadId,
-    reads: BTreeMap<ReadId, PendingRead>,
+    reads: Seldom<BTreeMap<ReadId, PendingRead>>,
     /// IQ requests of own sessions that another entity has not answered: (session, to, id).
-    requests: Vec<(SessionId, Jid, compact_str::CompactString)>,
+    requests: Seldom<Vec<(SessionId, Jid, compact_str::CompactString)>>,
     /// Those that the account answered itself because the other end died: an answer that comes after all is too late.
-    answered: VecDeque<(SessionId, Jid, compact_str::CompactString)>,
+    answered: Seldom<VecDeque<(SessionId, Jid, compact_str::CompactString)>>,
     /// Sessions that cannot be resumed any more (their time is over, or edge and core died together), oldest first: the log
     /// knows what they sent.
-    lost: Vec<Lost>,
+    lost: Seldom<Vec<Lost>>,
     live: bool,
     cursor_at: Instant,
     checkpoint_at: Instant,
@@ -75,15 +75,15 @@ pub struct Account {
     failures: u32,
     failures_since: Instant,
     /// Sessions whose tail reached its bound during this input.
-    overfull: Vec<SessionId>,
+    overfull: Seldom<Vec<SessionId>>,
     used_at: Instant,
     /// The input being carried out, for whoever catches a panic.
     current: Option<(SessionId, u64)>,
-    poison: Vec<(SessionId, u64)>,
+    poison: Seldom<Vec<(SessionId, u64)>>,
     /// The same for forwards of other accounts.
-    poison_forwards: Vec<(BareJid, Origin)>,
+    poison_forwards: Seldom<Vec<(BareJid, Origin)>>,
     /// Inputs that an owner began though two before it had not lived to take them, newest last; once for each such owner.
-    suspects: Vec<(SessionId, u64)>,
+    suspects: Seldom<Vec<(SessionId, u64)>>,
 }
 
 /// See [`Account::lost`].
@@ -153,24 +153,24 @@ impl Account {
             outbox: Outbox::default(),
             seals,
             counters,
-            gone: Vec::new(),
+            gone: Seldom::default(),
             next_read: 0,
-            reads: BTreeMap::new(),
-            requests: Vec::new(),
-            answered: VecDeque::new(),
-            lost: Vec::new(),
+            reads: Seldom::default(),
+            requests: Seldom::default(),
+            answered: Seldom::default(),
+            lost: Seldom::default(),
             live,
             cursor_at: Instant::NEVER,
             checkpoint_at: Instant::NEVER,
             give_up_at: Instant::NEVER,
             failures: 0,
             failures_since: Instant(0),
-            overfull: Vec::new(),
+            overfull: Seldom::default(),
             used_at: Instant(0),
             current: None,
-            poison: Vec::new(),
-            poison_forwards: Vec::new(),
-            suspects: Vec::new(),
+            poison: Seldom::default(),
+            poison_forwards: Seldom::default(),
+            suspects: Seldom::default(),
         }
     }
 
@@ -284,8 +284,8 @@ impl Account {
         }
         self.presence_again(ctx, &|jid: &BareJid| shard_of(jid) == shard, fx);
         let lost: Vec<_> = {
-            let (lost, kept) = std::mem::take(&mut self.requests).into_iter().partition(|(_, to, _)| shard_of(&to.to_bare()) == shard);
-            self.requests = kept;
+            let (lost, kept): (Vec<_>, Vec<_>) = self.requests.take().into_iter().partition(|(_, to, _)| shard_of(&to.to_bare()) == shard);
+            self.requests = kept.into();
             lost
         };
         for (session, to, id) in lost {
@@ -360,14 +360,14 @@ impl Account {
     /// These stanzas, of our sessions and of other accounts, made an earlier life of this entity panic: they are answered with
     /// an error, not carried out.
     pub fn poison(&mut self, inputs: &[(SessionId, u64)], forwards: &[(BareJid, Origin)]) {
-        self.poison = inputs.to_vec();
-        self.poison_forwards = forwards.to_vec();
+        self.poison = inputs.to_vec().into();
+        self.poison_forwards = forwards.to_vec().into();
     }
 
     /// The input is done: tell edges what to keep, end what reached a bound, write what is due.
     fn finish(&mut self, ctx: &Ctx<'_>, fx: &mut Effects) {
         self.used_at = ctx.now.mono;
-        while let Some(id) = self.overfull.pop() {
+        while let Some(id) = self.overfull.made().and_then(Vec::pop) {
             self.end_session(ctx, id, Some(EndReason::ResourceConstraint), fx);
         }
         for s in &mut self.state.sessions {
@@ -407,7 +407,8 @@ impl Account {
         if self.state.log.dirty() == 0 {
             return;
         }
-        let State { jid, partition, log, .. } = &mut self.state;
+        let partition = &self.state.partition();
+        let State { jid, log, .. } = &mut self.state;
         log.checkpoint(jid, partition, cell::CHECKPOINT, ctx.now.wall, fx);
         self.write_cursor(fx);
     }
@@ -415,7 +416,7 @@ impl Account {
     fn write_cursor(&mut self, fx: &mut Effects) {
         self.cursor_at = Instant::NEVER;
         let cursor = self.state.log.cursor();
-        fx.put(&self.state.partition, cell::CURSOR, cursor);
+        fx.put(&self.state.partition(), cell::CURSOR, cursor);
     }
 
     /// A new owner found obligations: they were marked before they arose.
@@ -498,15 +499,15 @@ impl Account {
         let output = s.output(pos, stanza);
         if matches!(s.link, Link::Detached { .. }) && pos.is_none_or(|p| s.given.iter().any(|(row, _)| *row == p.row)) {
             // Core and store hold a detached session: what is in no row owed to it lies in a cell.
-            s.cells.push(output.m);
-            fx.put(&self.state.partition, TailRow::key(id, output.m), TailRow::encode(&output, self.state.epoch));
+            s.cells.make().push(output.m);
+            fx.put(&self.state.partition(), TailRow::key(id, output.m), TailRow::encode(&output, self.state.epoch));
         }
         let Some(s) = self.state.session_mut(id) else { return };
         if let Some(conn) = s.conn() {
             fx.push(Effect::Edge(conn, ShardMsg::Deliver { session: id, attach: s.attach, output }));
         }
         if s.tail_full() && !self.overfull.contains(&id) {
-            self.overfull.push(id);
+            self.overfull.make().push(id);
         }
     }
 
@@ -550,7 +551,7 @@ impl Account {
             None => SessionRow::attached(s, self.state.epoch),
             Some(until) => SessionRow::detached(s, until, self.state.epoch),
         };
-        fx.put(&self.state.partition, SessionRow::key(id), row.encode());
+        fx.put(&self.state.partition(), SessionRow::key(id), row.encode());
     }
 
     /// Put a durable stanza on its way to another entity; its row or cell is written already.
@@ -576,7 +577,7 @@ impl Account {
     fn settle_forward(&mut self, done: &crate::outbox::Pending, fx: &mut Effects) {
         match done.key {
             Key::Row(pos) => self.state.log.confirmed(pos.row),
-            Key::Cell(number) => fx.delete(&self.state.partition, owed_key(number)),
+            Key::Cell(number) => fx.delete(&self.state.partition(), owed_key(number)),
             Key::Memory => {
                 if let Some(s) = self.state.session_mut(done.origin.session) {
                     s.relayed.retain(|n| *n != done.origin.n);
@@ -621,7 +622,7 @@ impl Account {
         let number = u64::from(self.state.epoch.0) << 32 | self.counters.cell;
         let mut w = crate::codec::Writer::new(1);
         w.u64(self.state.log.last()).str(to.as_str()).origin(origin).u64(ctx.now.wall.0).bytes(&stanza.to_bytes());
-        fx.put(&self.state.partition, owed_key(number), w.finish());
+        fx.put(&self.state.partition(), owed_key(number), w.finish());
         self.write_counters(fx);
         Key::Cell(number)
     }
@@ -630,7 +631,7 @@ impl Account {
     pub(crate) fn load_suspects(&mut self, cell: bytes::Bytes) -> Result<(), Corrupt> {
         let mut r = Reader::new(cell, 1)?;
         for _ in 0..r.count()? {
-            self.suspects.push((r.session()?, r.u64()?));
+            self.suspects.make().push((r.session()?, r.u64()?));
         }
         r.end()
     }
@@ -640,7 +641,7 @@ impl Account {
         let mut r = Reader::new(cell, 1)?;
         for _ in 0..r.count()? {
             let resource = compact_str::CompactString::from(r.string()?);
-            self.gone.push((resource, Timestamp(r.u64()?)));
+            self.gone.make().push((resource, Timestamp(r.u64()?)));
         }
         r.end()
     }
@@ -648,22 +649,23 @@ impl Account {
     /// A resource that may have been available has ended.
     fn remember_gone(&mut self, ctx: &Ctx<'_>, resource: &str, fx: &mut Effects) {
         let window = u64::try_from(GONE_FOR.as_millis()).unwrap_or(u64::MAX);
-        self.gone.retain(|(r, at)| r != resource && at.0 + window > ctx.now.wall.0);
-        if self.gone.len() >= GONE_MAX {
-            self.gone.remove(0);
+        let gone = self.gone.make();
+        gone.retain(|(r, at)| r != resource && at.0 + window > ctx.now.wall.0);
+        if gone.len() >= GONE_MAX {
+            gone.remove(0);
         }
-        self.gone.push((resource.into(), ctx.now.wall));
+        gone.push((resource.into(), ctx.now.wall));
         let mut w = Writer::new(1);
-        w.u64(self.gone.len() as u64);
-        for (resource, at) in &self.gone {
+        w.u64(gone.len() as u64);
+        for (resource, at) in gone.iter() {
             w.str(resource).u64(at.0);
         }
-        fx.put(&self.state.partition, cell::GONE, w.finish());
+        fx.put(&self.state.partition(), cell::GONE, w.finish());
     }
 
     /// In the batch of what was just numbered.
     fn write_counters(&self, fx: &mut Effects) {
-        fx.put(&self.state.partition, cell::COUNTERS, self.counters.encode());
+        fx.put(&self.state.partition(), cell::COUNTERS, self.counters.encode());
     }
 
     fn index(&self, ctx: &Ctx<'_>, op: fn(bytes::Bytes) -> Op, fx: &mut Effects) {
@@ -676,7 +678,7 @@ impl Account {
     /// together, and an IQ must be known as a repeat.
     fn write_number(&mut self, id: SessionId, n: u64, fx: &mut Effects) {
         self.state.log.note_number(id, n);
-        fx.put(&self.state.partition, number_key(id), Writer::new(1).u64(n).finish());
+        fx.put(&self.state.partition(), number_key(id), Writer::new(1).u64(n).finish());
     }
 
     /// Rows owed to a session that is gone go to the best other session, or wait (XEP-0160).

@@ -48,10 +48,10 @@ impl Account {
         for (session, n) in &marked {
             w.session(*session).u64(*n);
         }
-        fx.put(&self.state.partition, cell::SUSPECTS, w.finish());
+        fx.put(&self.state.partition(), cell::SUSPECTS, w.finish());
         self.next_read += 1;
-        self.reads.insert(self.next_read, PendingRead::Suspect(Suspect { session: id, attach, n, attempt, stanza }));
-        let partition = self.state.partition.clone();
+        self.reads.make().insert(self.next_read, PendingRead::Suspect(Suspect { session: id, attach, n, attempt, stanza }));
+        let partition = self.state.partition();
         fx.push(Effect::Read(self.next_read, Scan { partition, from: cell::SUSPECTS.into(), to: None, limit: 1, reverse: false }));
     }
 

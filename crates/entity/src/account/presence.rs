@@ -216,7 +216,7 @@ impl Account {
         let change = self.state.roster.outbound(kind, &contact, &ctx.settings.roster)?;
         self.mark_live(fx);
         for op in change.writes {
-            fx.op(&self.state.partition.clone(), op);
+            fx.op(&self.state.partition(), op);
         }
         self.disclose_before(ctx, change.disclosure, &contact, fx);
         if change.route {
@@ -243,7 +243,7 @@ impl Account {
             return;
         }
         for op in change.writes {
-            fx.op(&self.state.partition.clone(), op);
+            fx.op(&self.state.partition(), op);
         }
         if change.deliver {
             let to_all = kind == Kind::Subscribe;

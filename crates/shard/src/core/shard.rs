@@ -1,6 +1,6 @@
 //! One shard: entities wake on their first input, what they write goes to the store, what they say waits for it.
 
-use super::slot::{Entity, Held, MISSED_MAX, Said, Slot};
+use super::slot::{Entity, Held, Loading, MISSED_MAX, Said, Slot};
 use super::{Cx, Out};
 use bytes::Bytes;
 use entity::{Account, Ctx, Effect, Effects, Loader, Scan};
@@ -120,7 +120,7 @@ impl Shard {
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
         self.slots.values().filter_map(|s| match &s.entity {
             Entity::Awake(a) => Some(&**a),
-            Entity::Loading { .. } => None,
+            Entity::Loading(_) => None,
         })
     }
 
@@ -154,14 +154,12 @@ impl Shard {
     fn take(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return self.refuse(jid, body, cx) };
         match &mut slot.entity {
-            Entity::Loading { parked, .. } if parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => {
-                parked.push_back(body)
-            }
-            Entity::Loading { missed, .. } => {
+            Entity::Loading(l) if l.parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => l.parked.push_back(body),
+            Entity::Loading(l) => {
                 if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &body
-                    && missed.len() < MISSED_MAX
+                    && l.missed.len() < MISSED_MAX
                 {
-                    missed.insert(from.clone());
+                    l.missed.insert(from.clone());
                 }
                 self.refuse(jid, body, cx);
             }
@@ -179,13 +177,13 @@ impl Shard {
 
     fn continue_load(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let (busy, need) = (slot.in_flight.is_some() || !slot.batches.is_empty(), slot.need);
-        let Entity::Loading { loader, started, .. } = &mut slot.entity else { return };
+        let (busy, need) = (slot.is_committing(), slot.need);
+        let Entity::Loading(loading) = &mut slot.entity else { return };
         if busy {
             return; // An earlier life's batch is in flight: its outcome first.
         }
-        *started = true;
-        let Some(scan) = loader.next_read() else { return };
+        loading.started = true;
+        let Some(scan) = loading.loader.next_read() else { return };
         let after = if self.order == Order::Journal { Ticket(need) } else { Ticket::NONE };
         let id = self.read_id(ReadFor::Load(jid.clone()));
         cx.shared.store.read(cx.shared.plane, id, after, read_of(scan));
@@ -235,7 +233,7 @@ impl Shard {
 
     fn loaded_page(&mut self, now: Now, jid: &BareJid, result: Result<Page, StoreError>, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let Entity::Loading { loader, .. } = &mut slot.entity else { return };
+        let Entity::Loading(loading) = &mut slot.entity else { return };
         let page = match result {
             Ok(page) => page,
             Err(error @ (StoreError::Timeout | StoreError::Busy)) => {
@@ -245,10 +243,10 @@ impl Shard {
             Err(error) => return self.load_failed(jid, &error.to_string(), cx),
         };
         let (cells, more) = cells_of(page);
-        if let Err(error) = loader.handle_page(cells, more) {
+        if let Err(error) = loading.loader.handle_page(cells, more) {
             return self.load_failed(jid, &error.to_string(), cx);
         }
-        if loader.next_read().is_some() {
+        if loading.loader.next_read().is_some() {
             return self.continue_load(jid, cx);
         }
         self.awake(now, jid, cx);
@@ -256,19 +254,20 @@ impl Shard {
 
     fn awake(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let empty = Entity::Loading {
-            loader: Box::new(Loader::new(jid.clone(), self.epoch, false)),
-            started: true,
-            parked: VecDeque::new(),
-            missed: BTreeSet::new(),
-        };
-        let Entity::Loading { loader, parked, missed, .. } = std::mem::replace(&mut slot.entity, empty) else { return };
+        let mut empty = Entity::loading(Loader::new(jid.clone(), self.epoch, false));
+        if let Entity::Loading(loading) = &mut empty {
+            loading.started = true;
+        }
+        let Entity::Loading(loading) = std::mem::replace(&mut slot.entity, empty) else { return };
+        let Loading { loader, parked, missed, .. } = *loading;
         let live = slot.live;
         let mut fx = Effects::default();
         let ctx = context(self.id, now, cx);
         match loader.finish(&ctx, live, &mut fx) {
             Ok(mut account) => {
-                account.poison(&slot.poison.inputs, &slot.poison.forwards);
+                if let Some(poison) = &slot.poison {
+                    account.poison(&poison.inputs, &poison.forwards);
+                }
                 slot.entity = Entity::Awake(Box::new(account));
                 self.loading -= 1;
                 self.carry_out(jid, Ticket::NONE, fx, cx);
@@ -282,8 +281,8 @@ impl Shard {
                 self.rearm(now, jid);
             }
             Err(error) => {
-                if let Entity::Loading { parked: p, .. } = &mut slot.entity {
-                    *p = parked;
+                if let Entity::Loading(loading) = &mut slot.entity {
+                    loading.parked = parked;
                 }
                 self.load_failed(jid, &error.to_string(), cx);
             }
@@ -294,8 +293,8 @@ impl Shard {
     fn load_failed(&mut self, jid: &BareJid, error: &str, cx: &mut Cx<'_>) {
         tracing::error!(%jid, error, "an account cannot be loaded");
         self.loading -= 1;
-        if let Some(Slot { entity: Entity::Loading { parked, .. }, .. }) = self.slots.remove(jid) {
-            for body in parked {
+        if let Some(Slot { entity: Entity::Loading(loading), .. }) = self.slots.remove(jid) {
+            for body in loading.parked {
                 self.refuse(jid, body, cx);
             }
         }
@@ -376,7 +375,7 @@ impl Shard {
                     let from = peer.from.clone();
                     let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
                     if !ok && let Some(slot) = self.slots.get_mut(jid) {
-                        slot.poison.add_forward(from.clone(), origin);
+                        slot.poison.get_or_insert_default().add_forward(from.clone(), origin);
                         // Its sender need not wait to find that nobody answers: it comes again, and bounces.
                         self.peer(jid, &from, PeerMsg::Refuse { origin }, cx);
                     }
@@ -410,10 +409,10 @@ impl Shard {
         }
         if let Some(slot) = self.slots.get_mut(jid) {
             if let Some((session, n)) = poisoned {
-                slot.poison.add_input(session, n);
+                slot.poison.get_or_insert_default().add_input(session, n);
             }
             let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch).again();
-            slot.entity = Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new(), missed: BTreeSet::new() };
+            slot.entity = Entity::loading(loader);
             self.loading += 1;
         }
         // The edges hold the other copy of each session.
@@ -465,7 +464,7 @@ impl Shard {
             slot.need = slot.need.max(ticket.0);
         } else {
             slot.need += 1;
-            slot.batches.push_back(batch);
+            slot.own.get_or_insert_default().waiting.push_back(batch);
         }
     }
 
@@ -481,19 +480,20 @@ impl Shard {
         }
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        if slot.in_flight.is_some() {
+        let Some(own) = &mut slot.own else { return };
+        if own.in_flight.is_some() {
             return;
         }
-        let Some(mut batch) = slot.batches.pop_front() else { return };
+        let Some(mut batch) = own.waiting.pop_front() else { return };
         let mut merged = 1;
-        while slot.batches.front().is_some_and(|b| b.partition == batch.partition) {
-            if let Some(next) = slot.batches.pop_front() {
+        while own.waiting.front().is_some_and(|b| b.partition == batch.partition) {
+            if let Some(next) = own.waiting.pop_front() {
                 batch.ops.extend(next.ops);
                 merged += 1;
             }
         }
         let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
-        slot.in_flight = Some((ticket, merged));
+        own.in_flight = Some((ticket, merged));
         cx.commits.insert(ticket, self.id);
         self.commits.insert(ticket, jid.clone());
         self.waiting.insert(jid.clone());
@@ -544,13 +544,14 @@ impl Shard {
     pub(super) fn handle_committed(&mut self, _now: Now, ticket: Ticket, cx: &mut Cx<'_>) {
         let Some(jid) = self.commits.remove(&ticket) else { return };
         if let Some(slot) = self.slots.get_mut(&jid)
-            && let Some((_, merged)) = slot.in_flight.take_if(|(t, _)| *t == ticket)
+            && let Some(own) = &mut slot.own
+            && let Some((_, merged)) = own.in_flight.take_if(|(t, _)| *t == ticket)
         {
-            slot.committed += merged;
+            own.committed += merged;
         }
         self.flush_batches(&jid, cx);
         self.release(&jid, cx);
-        let idle = matches!(self.slots.get(&jid).map(|s| &s.entity), Some(Entity::Loading { started: false, .. }));
+        let idle = matches!(self.slots.get(&jid).map(|s| &s.entity), Some(Entity::Loading(loading)) if !loading.started);
         if idle {
             self.continue_load(&jid, cx);
         }
@@ -564,10 +565,18 @@ impl Shard {
                 break;
             }
             let Some(held) = slot.lane.pop_front() else { break };
+            if slot.lane.is_empty() {
+                // An idle entity holds no buffer.
+                slot.lane = VecDeque::new();
+            }
             self.speak(jid, held.what, cx);
         }
         if !self.slots.get(jid).is_some_and(Slot::is_waiting) {
             self.waiting.remove(jid);
+            if self.waiting.is_empty() {
+                // An empty set keeps its last node.
+                self.waiting = BTreeSet::new();
+            }
         }
     }
 
@@ -626,10 +635,10 @@ impl Shard {
         // all, it asks again.
         let mut refused: Vec<(BareJid, ToShardBody)> = Vec::new();
         for (jid, slot) in &mut self.slots {
-            if let Entity::Loading { parked, .. } = &mut slot.entity {
+            if let Entity::Loading(loading) = &mut slot.entity {
                 let gone = |body: &ToShardBody| matches!(body, ToShardBody::Edge(from) if lost(from.conn));
-                let (gone, kept) = std::mem::take(parked).into_iter().partition(gone);
-                *parked = kept;
+                let (gone, kept) = std::mem::take(&mut loading.parked).into_iter().partition(gone);
+                loading.parked = kept;
                 let gone: VecDeque<ToShardBody> = gone;
                 refused.extend(gone.into_iter().map(|body| (jid.clone(), body)));
             }
@@ -660,7 +669,7 @@ fn is_durable(order: Order, slot: &Slot, need: u64, cx: &Cx<'_>) -> bool {
     }
     match order {
         Order::Journal => need <= cx.durable.0,
-        Order::PerBatch => need <= slot.committed,
+        Order::PerBatch => need <= slot.committed(),
     }
 }
 

@@ -13,25 +13,41 @@ pub(super) struct Slot {
     pub lane: VecDeque<Held>,
     /// What the next word of the entity waits for: a ticket of the journal, or a count of its own batches.
     pub need: u64,
-    /// Without one order: batches that wait for the one in flight.
-    pub batches: VecDeque<Batch>,
-    /// Without one order: the batch in flight, and how many of the entity's batches it makes durable.
-    pub in_flight: Option<(Ticket, u64)>,
-    /// Without one order: batches of this entity that are durable.
-    pub committed: u64,
+    /// Without one order: its batches.
+    pub own: Option<Box<OwnOrder>>,
     /// Stanzas that made it panic: they are refused.
-    pub poison: Poison,
+    pub poison: Option<Box<Poison>>,
     /// Marked in the shard's `live` index.
     pub live: bool,
 }
 
-/// An entity's state of waking.
+/// The batches of an entity where the store gives no order to those of different partitions.
+#[derive(Default)]
+pub(super) struct OwnOrder {
+    /// They wait for the one in flight.
+    pub waiting: VecDeque<Batch>,
+    /// The batch in flight, and how many of the entity's batches it makes durable.
+    pub in_flight: Option<(Ticket, u64)>,
+    /// Those that are durable.
+    pub committed: u64,
+}
+
+/// An entity's state of waking. A slot is in a hash map, where each byte counts nearly twice: so both are boxes.
 pub(super) enum Entity {
-    /// Reads are under way (or wait for batches in flight); inputs wait, [`types::limit::PARKED_INPUTS_MAX`] of them.
-    /// `missed`: whose presence was not parked; they are asked for it again.
-    Loading { loader: Box<Loader>, started: bool, parked: VecDeque<ToShardBody>, missed: BTreeSet<BareJid> },
+    /// Reads are under way, or wait for batches in flight.
+    Loading(Box<Loading>),
     /// It takes inputs.
     Awake(Box<Account>),
+}
+
+/// An entity that wakes.
+pub(super) struct Loading {
+    pub loader: Loader,
+    pub started: bool,
+    /// Inputs that wait, at most [`types::limit::PARKED_INPUTS_MAX`].
+    pub parked: VecDeque<ToShardBody>,
+    /// Whose presence was not parked; they are asked for it again.
+    pub missed: BTreeSet<BareJid>,
 }
 
 /// Something said, and what it waits for.
@@ -61,21 +77,28 @@ pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
-        Slot {
-            entity: Entity::Loading { loader: Box::new(loader), started: false, parked: VecDeque::new(), missed: BTreeSet::new() },
-            lane: VecDeque::new(),
-            need: 0,
-            batches: VecDeque::new(),
-            in_flight: None,
-            committed: 0,
-            poison: Poison::default(),
-            live,
-        }
+        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live }
     }
 
     /// It waits for the store.
     pub fn is_waiting(&self) -> bool {
-        !self.lane.is_empty() || self.in_flight.is_some() || !self.batches.is_empty()
+        !self.lane.is_empty() || self.is_committing()
+    }
+
+    /// Without one order: a batch is in flight, or waits for one.
+    pub fn is_committing(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.in_flight.is_some() || !own.waiting.is_empty())
+    }
+
+    /// Batches of its own that are durable, without one order.
+    pub fn committed(&self) -> u64 {
+        self.own.as_ref().map_or(0, |own| own.committed)
+    }
+}
+
+impl Entity {
+    pub fn loading(loader: Loader) -> Entity {
+        Entity::Loading(Box::new(Loading { loader, started: false, parked: VecDeque::new(), missed: BTreeSet::new() }))
     }
 }
 
@@ -92,5 +115,23 @@ impl Poison {
             self.forwards.remove(0);
         }
         self.forwards.push((from, origin));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words that every account awake has; docs/memory.md has the table. Who needs another one says so here.
+    #[test]
+    fn what_every_account_has_is_bounded() {
+        for (what, bytes, bytes_max) in [
+            ("slot", size_of::<Slot>(), 80),
+            ("account", size_of::<Account>(), 600),
+            ("session", size_of::<entity::session::Session>(), 296),
+        ] {
+            println!("{what}: {bytes} B");
+            assert!(bytes <= bytes_max, "{what}: {bytes} B, at most {bytes_max}");
+        }
     }
 }
