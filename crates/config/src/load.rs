@@ -111,7 +111,7 @@ impl Loading {
                 value => match plain(value) {
                     Some(value) => self.set(&key, &value, origin, &source.context),
                     None => {
-                        let expected = "a number that TOML can hold".to_owned();
+                        let expected = "a value that TOML can hold".to_owned();
                         self.problems.push(Problem::BadValue { place: origin.to_string(), key, expected });
                     }
                 },
@@ -164,13 +164,15 @@ impl Loading {
     }
 }
 
-/// The value without its places in the text; none if a number does not fit.
+/// The value without its places in the text; none if a number does not fit, or a time is none.
 fn plain(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::String(s) => Value::String(s.to_string()),
         DeValue::Integer(i) => Value::Integer(i64::from_str_radix(i.as_str(), i.radix()).ok()?),
         DeValue::Float(f) => Value::Float(f.as_str().parse().ok()?),
         DeValue::Boolean(b) => Value::Boolean(*b),
+        // The parser makes one of neither behind a fault, and none can be shown.
+        DeValue::Datetime(d) if d.date.is_none() && d.time.is_none() => return None,
         DeValue::Datetime(d) => Value::Datetime(*d),
         DeValue::Array(list) => Value::Array(list.iter().map(|v| plain(v.get_ref())).collect::<Option<_>>()?),
         DeValue::Table(table) => {

@@ -68,6 +68,9 @@ fn is_ours_alone(error: XmlError) -> bool {
 }
 
 fn compare(stream: &[u8], framed: &Framed) {
+    if witness::is_blind_to(stream) {
+        return;
+    }
     let mut error = framed.error;
     let mut frames = framed.frames.iter();
     let mut document = Document::new();
@@ -131,7 +134,7 @@ fn round(bytes: &[u8], element: &Element, header: &Header) {
     let parent = [ns::CLIENT, "urn:other", ""][bytes.len() % 3];
     let written = element.to_bytes(parent);
     assert_eq!(Element::parse(&written, parent).as_ref(), Ok(element), "{written:?}");
-    if written.len() <= witness::TEXT_BYTES_MAX {
+    if written.len() <= witness::TEXT_BYTES_MAX && !witness::is_blind_to(&written) {
         assert_eq!(witness::element(&written, parent).as_ref(), Some(&wanted), "{written:?}");
     }
     // The same bytes without a tree between.

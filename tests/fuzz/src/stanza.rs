@@ -24,7 +24,7 @@ pub fn stanza(data: &[u8]) {
     let flags = input.u8();
     let (id, lang) = (input.piece(), input.piece());
     let text = input.0;
-    if text.len() > witness::TEXT_BYTES_MAX {
+    if text.len() > witness::TEXT_BYTES_MAX || witness::is_blind_to(text) {
         return;
     }
     let stream_ns = if flags & 1 == 0 { ns::CLIENT } else { ns::SERVER };

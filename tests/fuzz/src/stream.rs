@@ -429,7 +429,7 @@ impl World {
         let from = stanza.from.as_ref().expect("every stanza says whose it is");
         assert!(*from == *jid || (*from == jid.bare() || from.local().is_none()) && stanza.to.as_ref().is_some_and(|to| *to == *jid));
         let bytes = stanza.to_bytes();
-        if bytes.len() <= witness::TEXT_BYTES_MAX {
+        if bytes.len() <= witness::TEXT_BYTES_MAX && !witness::is_blind_to(&bytes) {
             let seen = witness::element(&bytes, ns::CLIENT).expect("one stanza");
             assert_eq!(seen.attr("from"), Some(from.as_str()));
         }

@@ -119,6 +119,12 @@ pub fn normalised(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The witness lacks the range U+FDF0 to U+FFFD of the characters of a name (XML 1.0 §2.3, production 4): of a text that has one
+/// it says nothing.
+pub fn is_blind_to(text: &[u8]) -> bool {
+    text.windows(3).any(|w| w[0] == 0xef && (w[1] > 0xb7 || w[1] == 0xb7 && w[2] >= 0xb0))
+}
+
 /// What the witness reads where `xml` stands on a stream with this default namespace: exactly one element, or nothing.
 pub fn element(xml: &[u8], default_ns: &str) -> Option<Element> {
     let mut document = Document::new();
