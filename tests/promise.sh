@@ -16,7 +16,7 @@ size() { if [ -n "$long" ]; then echo "$2"; else echo "$1"; fi; } # SHORT LONG
 write() { # NAME COMMAND-AS-TYPED LOG LINES
     local text lock
     text=$(printf '%s, commit %s, %s × %s: `%s`\n\n```text\n%s\n```' "$(date -u +%F)" "$(git rev-parse --short HEAD)" "$(nproc)" \
-        "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1)" "$2" "$(tail -n "$4" "$3")")
+        "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1)" "$2" "$(grep -vE '^ *[0-9]+ of [0-9]+ ' "$3" | tail -n "$4")")
     # Several of these may run at once.
     exec {lock}>target/promise.lock
     flock "$lock"
