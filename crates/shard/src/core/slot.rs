@@ -122,7 +122,7 @@ impl Poison {
 mod tests {
     use super::*;
 
-    /// Words that every account awake has; docs/memory.md has the table. Who needs another one says so here.
+    /// Words that every account awake has. Who needs another one says so here.
     #[test]
     fn what_every_account_has_is_bounded() {
         for (what, bytes, bytes_max) in [

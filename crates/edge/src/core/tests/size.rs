@@ -29,7 +29,7 @@ fn an_idle_connection_is_small() {
     assert!(c.session.as_ref().is_some_and(|s| s.inputs.capacity() == 0 && s.unacked.capacity() == 0));
 }
 
-/// Words that every connection has, idle or not; docs/memory.md has the table. Who needs another one says so here.
+/// Words that every connection has, idle or not. Who needs another one says so here.
 #[test]
 fn what_every_connection_has_is_bounded() {
     for (what, bytes, bytes_max) in [
