@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 page=docs/promise.md long= names=()
+# Of the tree that is built, whatever is committed while the proofs run.
+commit=$(git rev-parse --short HEAD)
 for arg in "$@"; do
     case $arg in --long) long=1 ;; *) names+=("$arg") ;; esac
 done
@@ -15,7 +17,7 @@ size() { if [ -n "$long" ]; then echo "$2"; else echo "$1"; fi; } # SHORT LONG
 # What a run prints goes to a log; the lines that count go between the marks of its name.
 write() { # NAME COMMAND-AS-TYPED LOG LINES
     local text lock
-    text=$(printf '%s, commit %s, %s × %s: `%s`\n\n```text\n%s\n```' "$(date -u +%F)" "$(git rev-parse --short HEAD)" "$(nproc)" \
+    text=$(printf '%s, commit %s, %s × %s: `%s`\n\n```text\n%s\n```' "$(date -u +%F)" "$commit" "$(nproc)" \
         "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1)" "$2" "$(grep -vE '^ *[0-9]+ of [0-9]+ ' "$3" | tail -n "$4")")
     # Several of these may run at once.
     exec {lock}>target/promise.lock
