@@ -9,7 +9,7 @@ pub use profile::Profile;
 use crate::client::{Account, TlsMode};
 use crate::progress::Progress;
 use crate::scenario::{self, Chat, Idle, Login, Outcome, Run};
-use crate::server::{Collector, DOMAIN, Program, Server, Setup};
+use crate::server::{DOMAIN, Program, Server, Setup, Tuning};
 use crate::tls::{self, Certificate, Trust};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -245,7 +245,7 @@ impl Bench {
         let accounts: Arc<[_]> = (0..accounts).map(|i| Account::new(format!("user{i}"), "secret")).collect();
         let folder = self.scratch.path().join(program.name());
         std::fs::create_dir(&folder)?;
-        let server = program.start(&folder, &self.certificate, Setup { archive: false, collector: Collector::Generational })?;
+        let server = program.start(&folder, &self.certificate, Setup::default())?;
         eprintln!("{}: making {} accounts", program.name(), accounts.len());
         scenario::register(&self.reach(&server, &accounts, TlsMode::Plain)).await.with_context(|| server.last_words())?;
         server.stop()?;
@@ -272,15 +272,14 @@ impl Bench {
     }
 
     async fn cell(&self, cell: &Cell, prepared: &Prepared, runs: &mut BTreeMap<String, Vec<Outcome>>, round: usize) -> Result<()> {
-        let prosody = prepared.program == Program::Prosody;
-        let collectors: &[_] =
-            if cell.collectors && prosody { &[Collector::Generational, Collector::Default] } else { &[Collector::Generational] };
-        for collector in collectors {
-            let name = match collector {
-                Collector::Generational => prepared.program.name().to_owned(),
-                Collector::Default => format!("{}, default collector", prepared.program.name()),
+        let variants: &[_] = if cell.collectors { &[Tuning::Usual, Tuning::DefaultCollector] } else { &[Tuning::Usual] };
+        for &tuning in variants.iter().filter(|t| prepared.program.has(**t)) {
+            let name = match tuning {
+                Tuning::Usual => prepared.program.name().to_owned(),
+                Tuning::DefaultCollector => format!("{}, default collector", prepared.program.name()),
+                Tuning::SyncedArchive => format!("{}, archive synced", prepared.program.name()),
             };
-            let setup = Setup { archive: cell.archive, collector: *collector };
+            let setup = Setup { archive: cell.archive, tuning };
             let (_folder, server) = self.start(prepared, setup)?;
             let run = self.reach(&server, &prepared.accounts, cell.tls);
             let outcome = work(&run, cell.work).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;

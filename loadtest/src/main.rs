@@ -6,6 +6,7 @@ use loadtest::client::{Account, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Command {
         #[command(flatten)]
         chat: ChatArgs,
     },
+    /// Start a server as `figures` does, and say where it listens; it runs until this process is interrupted
+    Start(StartArgs),
     /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
     Figures(FiguresArgs),
 }
@@ -118,6 +121,22 @@ struct ChatArgs {
 }
 
 #[derive(Args)]
+struct StartArgs {
+    /// prosody, ejabberd, or the path of Chappe's binary
+    #[arg(value_parser = program)]
+    program: Program,
+    /// Folder for its configuration, data and logs, made if it is not there; what is in it is used again
+    #[arg(long)]
+    folder: PathBuf,
+    /// Every account archives all of its messages
+    #[arg(long)]
+    archive: bool,
+    /// The archive is on the disk before the message goes on; Prosody only
+    #[arg(long, requires = "archive")]
+    synced: bool,
+}
+
+#[derive(Args)]
 struct FiguresArgs {
     /// Chappe's release binary; without it, it is built first
     #[arg(long)]
@@ -148,6 +167,29 @@ fn tls_mode(text: &str) -> Result<TlsMode, String> {
         "starttls" => Ok(TlsMode::StartTls),
         "direct" => Ok(TlsMode::Direct),
         _ => Err("plain, starttls or direct".into()),
+    }
+}
+
+fn program(text: &str) -> Result<Program, String> {
+    Ok(match text {
+        "prosody" => Program::Prosody,
+        "ejabberd" => Program::Ejabberd,
+        path if path.contains('/') => Program::Chappe(path.into()),
+        _ => return Err("prosody, ejabberd, or a path".into()),
+    })
+}
+
+impl StartArgs {
+    async fn start(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let folder = std::path::absolute(&self.folder)?;
+        let certificate = tls::certificate(&folder, server::DOMAIN)?;
+        let setup = Setup { archive: self.archive, tuning: if self.synced { Tuning::SyncedArchive } else { Tuning::Usual } };
+        ensure!(self.program.has(setup.tuning), "{} has no such variant", self.program.name());
+        let server = self.program.start(&folder, &certificate, setup)?;
+        println!("{} --server {} --pid {} --ca {}", self.program.name(), server.address(), server.pid(), certificate.authority.display());
+        tokio::signal::ctrl_c().await?;
+        server.stop()
     }
 }
 
@@ -190,6 +232,7 @@ async fn main() -> Result<()> {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }
         Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
+        Command::Start(args) => args.start().await,
         Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {
             let mut plan = if args.quick { Plan::quick() } else { Plan::full() };

@@ -1,5 +1,7 @@
 //! Servers that are started here, each with a configuration of its own in a folder of its own.
 
+mod ejabberd;
+
 use crate::client::{Target, TlsMode};
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -25,25 +27,33 @@ pub enum Program {
     Chappe(PathBuf),
     /// Prosody, as the system has it installed.
     Prosody,
+    /// ejabberd, as the system has it installed.
+    Ejabberd,
 }
 
-/// How Prosody collects garbage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Collector {
-    /// Lua's generational mode: less CPU, more memory.
-    Generational,
-    /// What Prosody 0.12 does if nothing is configured.
-    Default,
+/// How a server is set up. What a server does not know, it takes as `Usual`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tuning {
+    /// Its best for the least CPU: of Prosody, Lua's generational collector.
+    #[default]
+    Usual,
+    /// Of Prosody, what it does if no collector is configured: more CPU, less memory.
+    DefaultCollector,
+    /// The archive is on the disk before the message goes on: of Prosody, SQLite.
+    SyncedArchive,
 }
 
 /// What differs between runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// Every account archives all of its messages (XEP-0313).
     pub archive: bool,
-    /// Only of Prosody.
-    pub collector: Collector,
+    /// Which variant of the server.
+    pub tuning: Tuning,
 }
+
+/// Clients, clients with direct TLS, and whatever else the server wants to listen for.
+type Ports = [SocketAddr; 3];
 
 /// A server that runs. It ends when dropped.
 pub struct Server {
@@ -58,7 +68,13 @@ impl Program {
         match self {
             Program::Chappe(_) => "Chappe",
             Program::Prosody => "Prosody",
+            Program::Ejabberd => "ejabberd",
         }
+    }
+
+    /// Whether this variant of it is another one than the usual.
+    pub fn has(&self, tuning: Tuning) -> bool {
+        tuning == Tuning::Usual || *self == Program::Prosody
     }
 
     /// Name and version, as the program tells it.
@@ -67,6 +83,7 @@ impl Program {
     /// There is no such program.
     pub fn version(&self) -> Result<String> {
         let mut command = match self {
+            Program::Ejabberd => return ejabberd::version(),
             Program::Chappe(binary) => Command::new(binary),
             Program::Prosody => Command::new("prosodyctl"),
         };
@@ -98,6 +115,11 @@ impl Program {
                 command.arg("-F").arg("--config").arg(&file);
                 ((file, prosody(folder, certificate, setup, &ports)), command)
             }
+            Program::Ejabberd => {
+                let file = folder.join("ejabberd.yml");
+                let command = ejabberd::command(folder, &file, &ports)?;
+                ((file, ejabberd::config(certificate, setup, &ports)), command)
+            }
         };
         std::fs::write(&config.0, config.1)?;
         let log = folder.join("log");
@@ -117,7 +139,7 @@ impl Program {
     }
 }
 
-fn free_ports() -> Result<[SocketAddr; 3]> {
+fn free_ports() -> Result<Ports> {
     let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 3];
     for (port, listener) in ports.iter_mut().zip(listeners) {
@@ -126,7 +148,7 @@ fn free_ports() -> Result<[SocketAddr; 3]> {
     Ok(ports)
 }
 
-fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
+fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
     format!(
         "domains = [{DOMAIN:?}]\ndata_dir = {data:?}\n\
          [listen]\nc2s = \"{c2s}\"\nc2s_tls = \"{tls}\"\nadmin = \"{admin}\"\n\
@@ -144,10 +166,19 @@ fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[Socke
     )
 }
 
-fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
-    let collector = match setup.collector {
-        Collector::Generational => "gc = { mode = \"generational\" }\n",
-        Collector::Default => "",
+fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
+    let collector = match setup.tuning {
+        Tuning::DefaultCollector => "",
+        Tuning::Usual | Tuning::SyncedArchive => "gc = { mode = \"generational\" }\n",
+    };
+    // SQLite as Prosody opens it, with a rollback journal and `synchronous = FULL`: two syncs for each message archived.
+    let storage = match setup.tuning {
+        Tuning::SyncedArchive => format!(
+            "default_storage = \"internal\"\nstorage = {{ archive = \"sql\" }}\n\
+             sql = {{ driver = \"SQLite3\", database = \"{}\" }}\n",
+            folder.join("archive.sqlite").display()
+        ),
+        Tuning::Usual | Tuning::DefaultCollector => "storage = \"internal\"\n".to_owned(),
     };
     format!(
         r#"run_as_root = true
@@ -167,8 +198,7 @@ modules_enabled = {{
 c2s_require_encryption = false
 authentication = "internal_hashed"
 password_hash = "SHA-256"
-storage = "internal"
-allow_registration = true
+{storage}allow_registration = true
 default_archive_policy = true
 archive_expires_after = "never"
 ssl = {{ certificate = "{chain}"; key = "{key}" }}
@@ -188,6 +218,11 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it takes clients.
+    pub fn address(&self) -> SocketAddr {
+        self.c2s
     }
 
     /// How clients reach it.

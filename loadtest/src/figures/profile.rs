@@ -3,7 +3,7 @@
 use super::{Bench, Plan, Prepared, Work, work};
 use crate::client::TlsMode;
 use crate::probe::{self, Hot, Probe};
-use crate::server::{Collector, Program, Setup};
+use crate::server::{Program, Setup};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,7 @@ async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, rat
             profile.missing.push(format!("{probe:?} is not installed"));
             continue;
         }
-        let setup = Setup { archive, collector: Collector::Generational };
+        let setup = Setup { archive, ..Setup::default() };
         let (_folder, server) = bench.start(prepared, setup)?;
         let mut run = bench.reach(&server, &prepared.accounts, TlsMode::Plain);
         run.probe = Some(probe.clone());
@@ -82,7 +82,7 @@ fn read(probe: &Probe, program: &Program, delivered: u64, profile: &mut Profile)
             let symbols = probe::symbols(file)?;
             let binary = match program {
                 Program::Chappe(path) => path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-                Program::Prosody => String::new(),
+                Program::Prosody | Program::Ejabberd => String::new(),
             };
             profile.parts = probe::parts(&symbols, &binary);
             profile.parts.truncate(PARTS_MAX);
