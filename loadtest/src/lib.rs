@@ -15,6 +15,7 @@ pub mod order;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod relay;
 pub mod scenario;
 pub mod scram;
 pub mod server;

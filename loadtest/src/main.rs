@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use loadtest::client::{Account, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
+use loadtest::relay::{self, Relay};
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
 use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
@@ -57,6 +58,21 @@ enum Command {
     },
     /// Start a server as `figures` does, and say where it listens; it runs until this process is interrupted
     Start(StartArgs),
+    /// Serve just enough of XMPP to relay chat: the floor that servers are compared with
+    Relay {
+        /// Address and port
+        #[arg(long, default_value = "127.0.0.1:5222")]
+        listen: SocketAddr,
+        /// Domain of the accounts
+        #[arg(long, default_value = "localhost")]
+        domain: String,
+        /// Password of every account
+        #[arg(long, default_value = "secret")]
+        password: String,
+        /// Threads that serve; one is cheapest for a message
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
     /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
     Figures(FiguresArgs),
 }
@@ -122,7 +138,7 @@ struct ChatArgs {
 
 #[derive(Args)]
 struct StartArgs {
-    /// prosody, ejabberd, or the path of Chappe's binary
+    /// prosody, ejabberd, relay, or the path of Chappe's binary
     #[arg(value_parser = program)]
     program: Program,
     /// Folder for its configuration, data and logs, made if it is not there; what is in it is used again
@@ -174,8 +190,9 @@ fn program(text: &str) -> Result<Program, String> {
     Ok(match text {
         "prosody" => Program::Prosody,
         "ejabberd" => Program::Ejabberd,
+        "relay" => Program::Relay,
         path if path.contains('/') => Program::Chappe(path.into()),
-        _ => return Err("prosody, ejabberd, or a path".into()),
+        _ => return Err("prosody, ejabberd, relay, or a path".into()),
     })
 }
 
@@ -232,6 +249,11 @@ async fn main() -> Result<()> {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }
         Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
+        Command::Relay { listen, domain, password, threads } => {
+            let relay = Relay { listen, domain, password, threads };
+            let told = |address| eprintln!("--server {address} --pid {}", std::process::id());
+            tokio::task::spawn_blocking(move || relay::serve(&relay, told)).await?
+        }
         Command::Start(args) => args.start().await,
         Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {

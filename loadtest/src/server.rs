@@ -29,6 +29,8 @@ pub enum Program {
     Prosody,
     /// ejabberd, as the system has it installed.
     Ejabberd,
+    /// This program's own relay: no server, but the least that any server can spend.
+    Relay,
 }
 
 /// How a server is set up. What a server does not know, it takes as `Usual`.
@@ -69,7 +71,13 @@ impl Program {
             Program::Chappe(_) => "Chappe",
             Program::Prosody => "Prosody",
             Program::Ejabberd => "ejabberd",
+            Program::Relay => "bare relay",
         }
+    }
+
+    /// Whether accounts must be made before anybody can log in.
+    pub fn has_accounts(&self) -> bool {
+        *self != Program::Relay
     }
 
     /// Whether this variant of it is another one than the usual.
@@ -84,6 +92,7 @@ impl Program {
     pub fn version(&self) -> Result<String> {
         let mut command = match self {
             Program::Ejabberd => return ejabberd::version(),
+            Program::Relay => return Ok(format!("bare relay {}", env!("CARGO_PKG_VERSION"))),
             Program::Chappe(binary) => Command::new(binary),
             Program::Prosody => Command::new("prosodyctl"),
         };
@@ -107,21 +116,28 @@ impl Program {
                 let file = folder.join("chappe.toml");
                 let mut command = Command::new(binary);
                 command.arg("--config").arg(&file).arg("run");
-                ((file, chappe(folder, certificate, setup, &ports)), command)
+                (Some((file, chappe(folder, certificate, setup, &ports))), command)
             }
             Program::Prosody => {
                 let file = folder.join("prosody.cfg.lua");
                 let mut command = Command::new("prosody");
                 command.arg("-F").arg("--config").arg(&file);
-                ((file, prosody(folder, certificate, setup, &ports)), command)
+                (Some((file, prosody(folder, certificate, setup, &ports))), command)
             }
             Program::Ejabberd => {
                 let file = folder.join("ejabberd.yml");
                 let command = ejabberd::command(folder, &file, &ports)?;
-                ((file, ejabberd::config(certificate, setup, &ports)), command)
+                (Some((file, ejabberd::config(certificate, setup, &ports))), command)
+            }
+            Program::Relay => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["relay", "--listen", &ports[0].to_string(), "--domain", DOMAIN]);
+                (None, command)
             }
         };
-        std::fs::write(&config.0, config.1)?;
+        if let Some((file, text)) = config {
+            std::fs::write(file, text)?;
+        }
         let log = folder.join("log");
         let output = File::create(&log)?;
         command.current_dir(folder).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -82,7 +82,7 @@ fn read(probe: &Probe, program: &Program, delivered: u64, profile: &mut Profile)
             let symbols = probe::symbols(file)?;
             let binary = match program {
                 Program::Chappe(path) => path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-                Program::Prosody | Program::Ejabberd => String::new(),
+                Program::Prosody | Program::Ejabberd | Program::Relay => String::new(),
             };
             profile.parts = probe::parts(&symbols, &binary);
             profile.parts.truncate(PARTS_MAX);
