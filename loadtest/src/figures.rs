@@ -3,7 +3,7 @@
 mod page;
 mod profile;
 
-pub use page::one;
+pub use page::{median, one};
 pub use profile::Profile;
 
 use crate::client::{Account, TlsMode};

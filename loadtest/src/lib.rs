@@ -16,6 +16,8 @@ pub mod probe;
 pub mod process;
 pub mod progress;
 pub mod relay;
+pub mod report;
+pub mod runs;
 pub mod scenario;
 pub mod scram;
 pub mod server;

@@ -6,6 +6,7 @@ use loadtest::client::{Account, Target, TlsMode};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
 use loadtest::relay::{self, Relay};
+use loadtest::report;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
 use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
@@ -72,6 +73,18 @@ enum Command {
         /// Threads that serve; one is cheapest for a message
         #[arg(long, default_value_t = 1)]
         threads: usize,
+    },
+    /// Draw outcomes as one HTML page
+    Report {
+        /// Outcomes that `--json` has printed, each file named like its server, or a figures.json
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The page
+        #[arg(short, long, default_value = "report.html")]
+        out: PathBuf,
+        /// What stands above it
+        #[arg(long, default_value = "Load test")]
+        title: String,
     },
     /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
     Figures(FiguresArgs),
@@ -254,6 +267,7 @@ async fn main() -> Result<()> {
             let told = |address| eprintln!("--server {address} --pid {}", std::process::id());
             tokio::task::spawn_blocking(move || relay::serve(&relay, told)).await?
         }
+        Command::Report { files, out, title } => report::write(&files, &title, &out),
         Command::Start(args) => args.start().await,
         Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {

@@ -69,7 +69,7 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// Median, least and greatest.
-fn median(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
+pub fn median(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
     let (least, greatest) = (*values.first()?, *values.last()?);
     let middle = values.len() / 2;
