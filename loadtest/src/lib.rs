@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod element;
 pub mod figures;
 pub mod histogram;

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use loadtest::client::{Account, Target, TlsMode};
+use loadtest::compare::{self, Limits};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
 use loadtest::relay::{self, Relay};
@@ -85,6 +86,19 @@ enum Command {
         /// What stands above it
         #[arg(long, default_value = "Load test")]
         title: String,
+    },
+    /// Hold outcomes against earlier ones; exit code 1 if something has become worse by more than the threshold
+    Compare {
+        /// Outcomes that `--json` has printed, one for each round, or a figures.json
+        before: PathBuf,
+        /// The same of what is new
+        after: PathBuf,
+        /// Percent by which a median may become worse
+        #[arg(long, default_value_t = 10.0)]
+        threshold: f64,
+        /// Percent of difference that say nothing; with several rounds, overlapping spreads say nothing either
+        #[arg(long, default_value_t = 5.0)]
+        noise: f64,
     },
     /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
     Figures(FiguresArgs),
@@ -268,6 +282,12 @@ async fn main() -> Result<()> {
             tokio::task::spawn_blocking(move || relay::serve(&relay, told)).await?
         }
         Command::Report { files, out, title } => report::write(&files, &title, &out),
+        Command::Compare { before, after, threshold, noise } => {
+            let (text, regressions) = compare::files(&before, &after, Limits { noise, threshold })?;
+            print!("{text}");
+            ensure!(regressions.is_empty(), "worse by more than {threshold} %:\n{}", regressions.join("\n"));
+            Ok(())
+        }
         Command::Start(args) => args.start().await,
         Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {
