@@ -14,6 +14,7 @@ use loadtest::tls::{self, Trust};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(name = "loadtest", version, about = "A load generator for XMPP servers")]
@@ -230,9 +231,14 @@ impl StartArgs {
         let certificate = tls::certificate(&folder, server::DOMAIN)?;
         let setup = Setup { archive: self.archive, tuning: if self.synced { Tuning::SyncedArchive } else { Tuning::Usual } };
         ensure!(self.program.has(setup.tuning), "{} has no such variant", self.program.name());
+        // Before the server is there, so that it never outlives this process.
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let server = self.program.start(&folder, &certificate, setup)?;
         println!("{} --server {} --pid {} --ca {}", self.program.name(), server.address(), server.pid(), certificate.authority.display());
-        tokio::signal::ctrl_c().await?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         server.stop()
     }
 }
