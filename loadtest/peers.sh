@@ -40,7 +40,7 @@ Each prints its address and process for the other commands:
   loadtest chat --server 127.0.0.1:PORT --tls plain --accounts 50 --pid PID
 
 Prosody: epoll, generational collector, accounts with SHA-256, log level warn, no limits.
-ejabberd: Mnesia, accounts with SHA-256, log level error, no shapers; Erlang with kernel poll (+K true) and schedulers that
-sleep rather than spin (+sbwt none); a node without epmd.
+ejabberd: Mnesia, accounts with SHA-256, log level error, no shapers; Erlang with kernel poll (+K true) and one scheduler (+S 1:1)
+that sleeps rather than spins (+sbwt none); a node without epmd.
 The files that hold all of it are written into the folder: prosody.cfg.lua, ejabberd.yml.
 END

@@ -254,6 +254,7 @@ impl Bench {
             let name = match tuning {
                 Tuning::Usual => prepared.program.name().to_owned(),
                 Tuning::DefaultCollector => format!("{}, default collector", prepared.program.name()),
+                Tuning::AllCpus => format!("{}, all CPUs", prepared.program.name()),
                 Tuning::SyncedArchive => format!("{}, archive synced", prepared.program.name()),
             };
             let setup = Setup { archive: cell.archive, tuning };

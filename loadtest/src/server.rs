@@ -3,6 +3,7 @@
 mod ejabberd;
 
 use crate::client::{Target, TlsMode};
+use crate::process::{Sample, Used};
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,9 @@ use std::time::Duration;
 pub const DOMAIN: &str = "localhost";
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// A server that uses no more than this part of a CPU for so long has started.
+const IDLE: f64 = 0.02;
+const SETTLE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A server program.
@@ -36,13 +40,15 @@ pub enum Program {
 /// How a server is set up. What a server does not know, it takes as `Usual`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tuning {
-    /// Its best for the least CPU: of Prosody, Lua's generational collector.
+    /// Its best for the least CPU: of Prosody, Lua's generational collector; of ejabberd, one scheduler.
     #[default]
     Usual,
     /// Of Prosody, what it does if no collector is configured: more CPU, less memory.
     DefaultCollector,
     /// The archive is on the disk before the message goes on: of Prosody, SQLite.
     SyncedArchive,
+    /// Of ejabberd, a scheduler for each CPU, as it is installed: more CPU for a message, more messages a second.
+    AllCpus,
 }
 
 /// What differs between runs.
@@ -82,7 +88,11 @@ impl Program {
 
     /// Whether this variant of it is another one than the usual.
     pub fn has(&self, tuning: Tuning) -> bool {
-        tuning == Tuning::Usual || *self == Program::Prosody
+        match tuning {
+            Tuning::Usual => true,
+            Tuning::DefaultCollector | Tuning::SyncedArchive => *self == Program::Prosody,
+            Tuning::AllCpus => *self == Program::Ejabberd,
+        }
     }
 
     /// Name and version, as the program tells it.
@@ -126,7 +136,7 @@ impl Program {
             }
             Program::Ejabberd => {
                 let file = folder.join("ejabberd.yml");
-                let command = ejabberd::command(folder, &file, &ports)?;
+                let command = ejabberd::command(folder, &file, setup, &ports)?;
                 (Some((file, ejabberd::config(certificate, setup, &ports))), command)
             }
             Program::Relay => {
@@ -151,6 +161,7 @@ impl Program {
             }
             std::thread::sleep(POLL);
         }
+        server.settle()?;
         Ok(server)
     }
 }
@@ -185,7 +196,7 @@ fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports)
 fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
     let collector = match setup.tuning {
         Tuning::DefaultCollector => "",
-        Tuning::Usual | Tuning::SyncedArchive => "gc = { mode = \"generational\" }\n",
+        Tuning::Usual | Tuning::SyncedArchive | Tuning::AllCpus => "gc = { mode = \"generational\" }\n",
     };
     // SQLite as Prosody opens it, with a rollback journal and `synchronous = FULL`: two syncs for each message archived.
     let storage = match setup.tuning {
@@ -194,7 +205,7 @@ fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports
              sql = {{ driver = \"SQLite3\", database = \"{}\" }}\n",
             folder.join("archive.sqlite").display()
         ),
-        Tuning::Usual | Tuning::DefaultCollector => "storage = \"internal\"\n".to_owned(),
+        Tuning::Usual | Tuning::DefaultCollector | Tuning::AllCpus => "storage = \"internal\"\n".to_owned(),
     };
     format!(
         r#"run_as_root = true
@@ -231,6 +242,21 @@ VirtualHost "{DOMAIN}"
 }
 
 impl Server {
+    /// Waits until it is done with starting: what a server still loads once it takes connections is not work for a client.
+    fn settle(&self) -> Result<()> {
+        let start = crate::clock::seconds();
+        let mut before = Sample::take(self.pid())?;
+        loop {
+            std::thread::sleep(SETTLE);
+            let now = Sample::take(self.pid())?;
+            let used = Used::between(&before, &now);
+            if used.cpu_us as f64 <= IDLE * used.seconds * 1e6 || crate::clock::seconds() - start > START_MAX.as_secs_f64() {
+                return Ok(());
+            }
+            before = now;
+        }
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -155,7 +155,7 @@ fn conditions(out: &mut String, figures: &Figures) {
          - Chappe: release build, its defaults but for rates (off), `tls.required` (off, for the plain runs) and `archive.default`. Its log is fsynced before a message is delivered.\n\
          - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal_hashed` accounts with SHA-256, `internal` storage (files, never synced; SQLite, synced, where said), \
          roster, disco, ping, smacks, carbons, blocklist, csi_simple, with archives mam; no limits.\n\
-         - ejabberd: Debian's package, Mnesia for everything (never synced), SCRAM-SHA-256 accounts, the same modules, no shapers; Erlang's schedulers sleep rather than spin (`+sbwt none`).\n\
+         - ejabberd: Debian's package, Mnesia for everything (never synced), SCRAM-SHA-256 accounts, the same modules, no shapers; Erlang with one scheduler where not said otherwise, and schedulers that sleep rather than spin (`+S 1:1 +sbwt none`).\n\
          - bare relay: no server; the same bytes over the same connections, one read and one `writev` for a batch, one thread: the least that any server can spend.\n\
          - Why each setting: [loadtest/PEERS.md](../loadtest/PEERS.md).\n\
          - \"archives\": sender and recipient both archive every message.\n",

@@ -38,7 +38,8 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    /// The variants of a program that run; none if it does not.
+    /// The variants of a program that run; none if it does not. ejabberd always has both its numbers of schedulers: one is
+    /// better in CPU, the other in latency.
     pub(super) fn variants(self, program: &Program) -> Vec<Tuning> {
         let more = match self {
             Servers::All | Servers::Relay => None,
@@ -46,7 +47,7 @@ impl Servers {
             Servers::Synced => Some(Tuning::SyncedArchive),
         };
         let runs = *program != Program::Relay || self == Servers::Relay;
-        let all = [Some(Tuning::Usual), more].into_iter().flatten();
+        let all = [Some(Tuning::Usual), Some(Tuning::AllCpus), more].into_iter().flatten();
         all.filter(|tuning| runs && program.has(*tuning)).collect()
     }
 }
@@ -114,15 +115,15 @@ mod tests {
 
     #[test]
     fn who_runs() {
-        use Tuning::{DefaultCollector, SyncedArchive, Usual};
+        use Tuning::{AllCpus, DefaultCollector, SyncedArchive, Usual};
         let check = |servers: Servers, prosody: &[Tuning], ejabberd: &[Tuning], relay: &[Tuning]| {
             let variants = [Program::Prosody, Program::Ejabberd, Program::Relay].map(|p| servers.variants(&p));
             assert_eq!(variants, [prosody, ejabberd, relay]);
         };
-        check(Servers::All, &[Usual], &[Usual], &[]);
-        check(Servers::Collectors, &[Usual, DefaultCollector], &[Usual], &[]);
-        check(Servers::Synced, &[Usual, SyncedArchive], &[Usual], &[]);
-        check(Servers::Relay, &[Usual], &[Usual], &[Usual]);
+        check(Servers::All, &[Usual], &[Usual, AllCpus], &[]);
+        check(Servers::Collectors, &[Usual, DefaultCollector], &[Usual, AllCpus], &[]);
+        check(Servers::Synced, &[Usual, SyncedArchive], &[Usual, AllCpus], &[]);
+        check(Servers::Relay, &[Usual], &[Usual, AllCpus], &[Usual]);
     }
 
     #[test]

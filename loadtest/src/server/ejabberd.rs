@@ -1,6 +1,6 @@
 //! ejabberd without `ejabberdctl`: its own folder, Mnesia directory and ports, and a node that needs no `epmd`.
 
-use super::{DOMAIN, Ports, Setup};
+use super::{DOMAIN, Ports, Setup, Tuning};
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
@@ -31,10 +31,12 @@ pub(super) fn version() -> Result<String> {
 }
 
 /// Starts it in the foreground; `erl` becomes `beam.smp`, so the process that is started is the server.
-pub(super) fn command(folder: &Path, config: &Path, ports: &Ports) -> Result<Command> {
+pub(super) fn command(folder: &Path, config: &Path, setup: Setup, ports: &Ports) -> Result<Command> {
     let data = folder.join("data");
     std::fs::create_dir_all(&data)?;
     let library = library()?;
+    // One scheduler wakes nobody else for a message: less CPU for each, fewer a second.
+    let schedulers: &[_] = if setup.tuning == Tuning::AllCpus { &[] } else { &["+S", "1:1"] };
     let mut command = Command::new("erl");
     command
         .env("HOME", folder)
@@ -44,6 +46,7 @@ pub(super) fn command(folder: &Path, config: &Path, ports: &Ports) -> Result<Com
         .env("EJABBERD_CONFIG_PATH", config)
         .env("EJABBERD_LOG_PATH", folder.join("ejabberd.log"))
         .args(ERLANG.split(' '))
+        .args(schedulers)
         .args(["-name", NODE, "-setcookie", "loadtest", "-start_epmd", "false", "-erl_epmd_port", &ports[2].port().to_string()])
         .args(["-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-mnesia", "dir", &format!("{data:?}")])
         .args(["-s", "ejabberd", "-noinput"]);
