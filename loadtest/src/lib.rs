@@ -4,7 +4,8 @@
 //! of a run that lost, doubled or reordered a message says so. It never reads a server's data and needs no help from it;
 //! CPU and memory come from `/proc`, for a server on the same machine.
 //!
-//! Start with [`scenario`] for what is measured, [`client`] for the client, [`figures`] for the run that compares servers.
+//! Start with [`scenario`] for what is measured, [`client`] for the client, [`figures`] for the run that compares servers,
+//! [`relay`] for the floor they stand on, [`report`] and [`compare`] for what becomes of the outcomes.
 
 pub mod client;
 pub mod clock;
