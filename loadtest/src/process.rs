@@ -156,14 +156,14 @@ mod tests {
     #[test]
     fn processes_under_it_count() {
         let mut child = std::process::Command::new("sh").args(["-c", "cat; :"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let mut sum = Sample::default();
-        // Until the shell has its own child, whose memory and thread are then in the sum.
-        while sum.threads < 2 {
+        let (mut sum, mut alone) = (Sample::default(), Sample::default());
+        // Until the shell has a child of its own, which has come to memory of its own.
+        while sum.threads < 2 || sum.rss_kib <= alone.rss_kib {
+            alone = Sample::default();
+            one(child.id(), &mut alone).unwrap();
             sum = Sample::take(child.id()).unwrap();
         }
-        let mut alone = Sample::default();
-        assert_eq!(one(child.id(), &mut alone).unwrap().len(), 1);
-        assert!(alone.threads == 1 && alone.rss_kib < sum.rss_kib, "{alone:?} {sum:?}");
+        assert_eq!((alone.threads, sum.threads), (1, 2), "{alone:?} {sum:?}");
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
     }
