@@ -22,12 +22,18 @@ pub fn since_epoch_nanos() -> u64 {
 
 /// Today in UTC, as `2024-02-29`.
 pub fn today() -> String {
+    let (year, month, day) = in_days(0);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Year, month and day in UTC, so many days from today.
+pub fn in_days(more: i64) -> (i32, u8, u8) {
     let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() / 86_400);
-    civil(i64::try_from(days).unwrap_or(0))
+    civil(i64::try_from(days).unwrap_or(0) + more)
 }
 
 /// Days since 1970-01-01 as a date of the Gregorian calendar; years are counted from March, so that leap days come last.
-fn civil(days: i64) -> String {
+fn civil(days: i64) -> (i32, u8, u8) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
@@ -37,7 +43,8 @@ fn civil(days: i64) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
+    let small = |value: i64| u8::try_from(value).unwrap_or(1);
+    (i32::try_from(year).unwrap_or(i32::MAX), small(month), small(day))
 }
 
 #[cfg(test)]
@@ -46,9 +53,9 @@ mod tests {
 
     #[test]
     fn dates() {
-        assert_eq!(civil(0), "1970-01-01");
-        assert_eq!(civil(11_016), "2000-02-29");
-        assert_eq!(civil(19_782), "2024-02-29");
-        assert_eq!(civil(20_088), "2024-12-31");
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_088), (2024, 12, 31));
     }
 }

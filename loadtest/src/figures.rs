@@ -2,16 +2,19 @@
 
 mod page;
 mod profile;
+mod rows;
+mod targets;
 
-pub use page::one;
+pub use page::{median, one};
 pub use profile::Profile;
 
 use crate::client::{Account, TlsMode};
 use crate::progress::Progress;
-use crate::scenario::{self, Chat, Idle, Login, Outcome, Run};
-use crate::server::{Collector, DOMAIN, Program, Server, Setup};
+use crate::scenario::{self, Chat, Outcome, Run};
+use crate::server::{DOMAIN, Program, Server, Setup, Tuning};
 use crate::tls::{self, Certificate, Trust};
 use anyhow::{Context as _, Result, ensure};
+use rows::{Cell, Work, cells};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,47 +95,6 @@ impl Plan {
     }
 }
 
-/// What a cell of the table runs.
-#[derive(Clone, Copy, Debug)]
-enum Work {
-    Login(Login),
-    Idle(Idle),
-    Chat(Chat),
-}
-
-/// One row of the table.
-#[derive(Clone, Debug)]
-struct Cell {
-    key: &'static str,
-    tls: TlsMode,
-    archive: bool,
-    work: Work,
-    /// Run also with Prosody's default collector.
-    collectors: bool,
-}
-
-fn cells(plan: &Plan) -> Vec<Cell> {
-    use TlsMode::{Plain, StartTls};
-    let login = Work::Login(Login { logins: plan.logins, concurrency: scenario::CONCURRENCY });
-    let idle = Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
-    let (closed, managed) = (plan.chat(false, None), plan.chat(true, None));
-    let open = plan.chat(false, Some(plan.rate));
-    let cell = |key, tls, archive, work| Cell { key, tls, archive, work, collectors: false };
-    vec![
-        cell("login, plain", Plain, false, login),
-        cell("login, TLS 1.3", StartTls, false, login),
-        Cell { collectors: true, ..cell("idle session, plain", Plain, false, idle) },
-        Cell { collectors: true, ..cell("idle session, TLS 1.3", StartTls, false, idle) },
-        cell("chat, no archive", Plain, false, closed),
-        cell("chat, no archive, TLS 1.3", StartTls, false, closed),
-        cell("chat, no archive, XEP-0198", Plain, false, managed),
-        cell("chat, archives", Plain, true, closed),
-        cell("chat, archives, XEP-0198", Plain, true, managed),
-        cell("chat at a fixed rate, no archive", Plain, false, open),
-        cell("chat at a fixed rate, archives", Plain, true, open),
-    ]
-}
-
 /// Everything that a run has found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figures {
@@ -176,14 +138,25 @@ struct Bench {
     progress: Arc<Progress>,
 }
 
-/// Runs the plan on Chappe and Prosody, and writes the page and the JSON into `out`.
+/// Runs the plan on Chappe, its peers and the bare relay, and writes the page and the JSON into `out`.
 ///
 /// # Errors
 /// A server that does not start, a scenario that fails.
 pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> {
     let chappe = chappe.map_or_else(build, |path| Ok(std::path::absolute(path)?))?;
-    let programs = [Program::Chappe(chappe), Program::Prosody];
-    let versions = programs.iter().map(Program::version).collect::<Result<_>>()?;
+    let (mut programs, mut versions) = (Vec::new(), Vec::new());
+    for program in [Program::Chappe(chappe), Program::Prosody, Program::Ejabberd, Program::Relay] {
+        match program.version() {
+            Ok(version) => versions.push(version),
+            // A peer that is not installed has no column; the page lists who took part.
+            Err(error) if matches!(program, Program::Prosody | Program::Ejabberd) => {
+                eprintln!("without {}: {error:#}", program.name());
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        programs.push(program);
+    }
     let scratch = tempfile::tempdir()?;
     let certificate = tls::certificate(scratch.path(), DOMAIN)?;
     let config = tls::client(&Trust::Authorities(certificate.authority.clone()))?;
@@ -245,7 +218,10 @@ impl Bench {
         let accounts: Arc<[_]> = (0..accounts).map(|i| Account::new(format!("user{i}"), "secret")).collect();
         let folder = self.scratch.path().join(program.name());
         std::fs::create_dir(&folder)?;
-        let server = program.start(&folder, &self.certificate, Setup { archive: false, collector: Collector::Generational })?;
+        if !program.has_accounts() {
+            return Ok(Prepared { program, folder, accounts });
+        }
+        let server = program.start(&folder, &self.certificate, Setup::default())?;
         eprintln!("{}: making {} accounts", program.name(), accounts.len());
         scenario::register(&self.reach(&server, &accounts, TlsMode::Plain)).await.with_context(|| server.last_words())?;
         server.stop()?;
@@ -266,38 +242,31 @@ impl Bench {
     /// A fresh process on a fresh copy of the accounts.
     fn start(&self, prepared: &Prepared, setup: Setup) -> Result<(tempfile::TempDir, Server)> {
         let folder = tempfile::tempdir_in(self.scratch.path())?;
-        let status = Command::new("cp").arg("-a").arg(prepared.folder.join("data")).arg(folder.path()).status()?;
-        ensure!(status.success(), "cp: {status}");
+        if prepared.program.has_accounts() {
+            let status = Command::new("cp").arg("-a").arg(prepared.folder.join("data")).arg(folder.path()).status()?;
+            ensure!(status.success(), "cp: {status}");
+        }
         let server = prepared.program.start(folder.path(), &self.certificate, setup)?;
         Ok((folder, server))
     }
 
     async fn cell(&self, cell: &Cell, prepared: &Prepared, runs: &mut BTreeMap<String, Vec<Outcome>>, round: usize) -> Result<()> {
-        let prosody = prepared.program == Program::Prosody;
-        let collectors: &[_] =
-            if cell.collectors && prosody { &[Collector::Generational, Collector::Default] } else { &[Collector::Generational] };
-        for collector in collectors {
-            let name = match collector {
-                Collector::Generational => prepared.program.name().to_owned(),
-                Collector::Default => format!("{}, default collector", prepared.program.name()),
+        for tuning in cell.servers.variants(&prepared.program) {
+            let name = match tuning {
+                Tuning::Usual => prepared.program.name().to_owned(),
+                Tuning::DefaultCollector => format!("{}, default collector", prepared.program.name()),
+                Tuning::AllCpus => format!("{}, all CPUs", prepared.program.name()),
+                Tuning::SyncedArchive => format!("{}, archive synced", prepared.program.name()),
             };
-            let setup = Setup { archive: cell.archive, collector: *collector };
+            let setup = Setup { archive: cell.archive, tuning };
             let (_folder, server) = self.start(prepared, setup)?;
             let run = self.reach(&server, &prepared.accounts, cell.tls);
-            let outcome = work(&run, cell.work).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;
+            let outcome = cell.work.run(&run).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;
             eprintln!("round {round}, {}, {name}: {}", cell.key, page::line(&outcome));
             runs.entry(name).or_default().push(outcome);
             server.stop()?;
         }
         Ok(())
-    }
-}
-
-async fn work(run: &Run, work: Work) -> Result<Outcome> {
-    match work {
-        Work::Login(login) => scenario::login(run, login).await,
-        Work::Idle(idle) => scenario::idle(run, idle).await,
-        Work::Chat(chat) => scenario::chat(run, chat).await,
     }
 }
 

@@ -5,10 +5,12 @@
 //! CPU and memory come from `/proc` for a server on the same machine, and else from its Prometheus metrics.
 //!
 //! Start with [`scenario`] for what is measured, [`file`] for the files that say how much of it, [`client`] for the client,
-//! [`figures`] for the run that compares servers.
+//! [`figures`] for the run that compares servers, [`relay`] for the floor they stand on, [`report`] and [`compare`] for what
+//! becomes of the outcomes.
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod element;
 pub mod figures;
 pub mod file;
@@ -18,7 +20,10 @@ pub mod order;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod relay;
+pub mod report;
 pub mod run;
+pub mod runs;
 pub mod scenario;
 pub mod scram;
 pub mod server;

@@ -3,14 +3,19 @@
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use loadtest::client::{Account, Options, Target, TlsMode};
+use loadtest::compare::{self, Limits};
 use loadtest::figures::{self, Plan};
 use loadtest::progress::Progress;
+use loadtest::relay::{self, Relay};
+use loadtest::report;
 use loadtest::run;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(name = "loadtest", version, about = "A load generator for XMPP servers")]
@@ -57,7 +62,49 @@ enum Command {
         #[command(flatten)]
         chat: ChatArgs,
     },
-    /// Start Chappe and Prosody in turn, run everything on both, write docs/figures.md and docs/figures.json
+    /// Start a server as `figures` does, and say where it listens; it runs until this process is interrupted
+    Start(StartArgs),
+    /// Serve just enough of XMPP to relay chat: the floor that servers are compared with
+    Relay {
+        /// Address and port
+        #[arg(long, default_value = "127.0.0.1:5222")]
+        listen: SocketAddr,
+        /// Domain of the accounts
+        #[arg(long, default_value = "localhost")]
+        domain: String,
+        /// Password of every account
+        #[arg(long, default_value = "secret")]
+        password: String,
+        /// Threads that serve; one is cheapest for a message
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
+    /// Draw outcomes as one HTML page
+    Report {
+        /// Outcomes that `--json` has printed, each file named like its server, or a figures.json
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The page
+        #[arg(short, long, default_value = "report.html")]
+        out: PathBuf,
+        /// What stands above it
+        #[arg(long, default_value = "Load test")]
+        title: String,
+    },
+    /// Hold outcomes against earlier ones; exit code 1 if something has become worse by more than the threshold
+    Compare {
+        /// Outcomes that `--json` has printed, one for each round, or a figures.json
+        before: PathBuf,
+        /// The same of what is new
+        after: PathBuf,
+        /// Percent by which a median may become worse
+        #[arg(long, default_value_t = 10.0)]
+        threshold: f64,
+        /// Percent of difference that say nothing; with several rounds, overlapping spreads say nothing either
+        #[arg(long, default_value_t = 5.0)]
+        noise: f64,
+    },
+    /// Start Chappe, its peers and the relay in turn, run everything on each, write docs/figures.md and docs/figures.json
     Figures(FiguresArgs),
 }
 
@@ -121,6 +168,22 @@ struct ChatArgs {
 }
 
 #[derive(Args)]
+struct StartArgs {
+    /// prosody, ejabberd, relay, or the path of Chappe's binary
+    #[arg(value_parser = program)]
+    program: Program,
+    /// Folder for its configuration, data and logs, made if it is not there; what is in it is used again
+    #[arg(long)]
+    folder: PathBuf,
+    /// Every account archives all of its messages
+    #[arg(long)]
+    archive: bool,
+    /// The archive is on the disk before the message goes on; Prosody only
+    #[arg(long, requires = "archive")]
+    synced: bool,
+}
+
+#[derive(Args)]
 struct FiguresArgs {
     /// Chappe's release binary; without it, it is built first
     #[arg(long)]
@@ -143,6 +206,35 @@ struct FiguresArgs {
     /// Folder for figures.md and figures.json
     #[arg(long, default_value = "docs")]
     out: PathBuf,
+}
+
+fn program(text: &str) -> Result<Program, String> {
+    Ok(match text {
+        "prosody" => Program::Prosody,
+        "ejabberd" => Program::Ejabberd,
+        "relay" => Program::Relay,
+        path if path.contains('/') => Program::Chappe(path.into()),
+        _ => return Err("prosody, ejabberd, relay, or a path".into()),
+    })
+}
+
+impl StartArgs {
+    async fn start(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let folder = std::path::absolute(&self.folder)?;
+        let certificate = tls::certificate(&folder, server::DOMAIN)?;
+        let setup = Setup { archive: self.archive, tuning: if self.synced { Tuning::SyncedArchive } else { Tuning::Usual } };
+        ensure!(self.program.has(setup.tuning), "{} has no such variant", self.program.name());
+        // Before the server is there, so that it never outlives this process.
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let server = self.program.start(&folder, &certificate, setup)?;
+        println!("{} --server {} --pid {} --ca {}", self.program.name(), server.address(), server.pid(), certificate.authority.display());
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        server.stop()
+    }
 }
 
 impl Server {
@@ -186,6 +278,19 @@ async fn main() -> Result<()> {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }
         Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
+        Command::Relay { listen, domain, password, threads } => {
+            let relay = Relay { listen, domain, password, threads };
+            let told = |address| eprintln!("--server {address} --pid {}", std::process::id());
+            tokio::task::spawn_blocking(move || relay::serve(&relay, told)).await?
+        }
+        Command::Report { files, out, title } => report::write(&files, &title, &out),
+        Command::Compare { before, after, threshold, noise } => {
+            let (text, regressions) = compare::files(&before, &after, Limits { noise, threshold })?;
+            print!("{text}");
+            ensure!(regressions.is_empty(), "worse by more than {threshold} %:\n{}", regressions.join("\n"));
+            Ok(())
+        }
+        Command::Start(args) => args.start().await,
         Command::Figures(args) if args.again => figures::again(&args.out),
         Command::Figures(args) => {
             let mut plan = if args.quick { Plan::quick() } else { Plan::full() };

@@ -1,4 +1,5 @@
-//! A server process as the kernel sees it: CPU, memory, what it asked for.
+//! A server as the kernel sees it: CPU, memory, what it asked for. A server is a process with all that descend from it; what
+//! has left the family, as Erlang's `epmd` does, is not counted.
 
 use crate::clock;
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Both counts of CPU time, taken apart, can differ by this much: two ticks at each end.
 const TICKS_SLACK_US: u64 = 40_000;
 
-/// One look at a process, all of its threads together.
+/// One look at a server: all threads of its process and of the processes under it, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When, in seconds of this program's clock.
@@ -39,32 +40,44 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Looks at a process. What its rights do not show stays 0.
+    /// Looks at a process and all under it. What its rights do not show stays 0.
     ///
     /// # Errors
     /// There is no such process.
     pub fn take(pid: u32) -> Result<Sample> {
-        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
-        let (user_us, system_us) = cpu(&read("stat").with_context(|| format!("process {pid}"))?).context("/proc/PID/stat")?;
-        let status = read("status")?;
-        let io = read("io").unwrap_or_default();
-        let tasks: Vec<_> = fs::read_dir(format!("/proc/{pid}/task"))?.filter_map(|t| Some(t.ok()?.path())).collect();
-        let task = |name: &'static str| tasks.iter().map(move |t| fs::read_to_string(t.join(name)).unwrap_or_default());
-        let run = |text: String| text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-        Ok(Sample {
-            at: clock::seconds(),
-            user_us,
-            system_us,
-            run_us: task("schedstat").map(run).sum::<u64>() / 1_000,
-            rss_kib: number(&status, "VmRSS:"),
-            anonymous_kib: number(&status, "RssAnon:"),
-            threads: number(&status, "Threads:"),
-            waits: task("status").map(|text| number(&text, "voluntary_ctxt_switches:")).sum(),
-            reads: number(&io, "syscr:"),
-            writes: number(&io, "syscw:"),
-            written_bytes: number(&io, "write_bytes:"),
-        })
+        let mut sum = Sample { at: clock::seconds(), ..Sample::default() };
+        let mut waiting = one(pid, &mut sum)?;
+        // A child may be gone by the time it is looked at; each process has one parent, so this ends.
+        while let Some(child) = waiting.pop() {
+            waiting.extend(one(child, &mut sum).unwrap_or_default());
+        }
+        sum.run_us /= 1_000;
+        Ok(sum)
     }
+}
+
+/// Adds one process, with `run_us` in nanoseconds, and tells its children.
+fn one(pid: u32, sum: &mut Sample) -> Result<Vec<u32>> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let (user_us, system_us) = cpu(&read("stat").with_context(|| format!("process {pid}"))?).context("/proc/PID/stat")?;
+    let status = read("status")?;
+    let io = read("io").unwrap_or_default();
+    let mut children = Vec::new();
+    sum.user_us += user_us;
+    sum.system_us += system_us;
+    sum.rss_kib += number(&status, "VmRSS:");
+    sum.anonymous_kib += number(&status, "RssAnon:");
+    sum.threads += number(&status, "Threads:");
+    sum.reads += number(&io, "syscr:");
+    sum.writes += number(&io, "syscw:");
+    sum.written_bytes += number(&io, "write_bytes:");
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.filter_map(|t| Some(t.ok()?.path())) {
+        let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+        sum.run_us += read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        sum.waits += number(&read("status"), "voluntary_ctxt_switches:");
+        children.extend(read("children").split_ascii_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+    }
+    Ok(children)
 }
 
 /// User and system time. The command, second field, may hold spaces and parentheses.
@@ -138,5 +151,20 @@ mod tests {
         assert!(Used::between(&first, &second).rss_kib > 150_000, "{first:?} {second:?}");
         assert_eq!(held.len(), 256 << 20);
         assert!(Sample::take(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn processes_under_it_count() {
+        let mut child = std::process::Command::new("sh").args(["-c", "cat; :"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let (mut sum, mut alone) = (Sample::default(), Sample::default());
+        // Until the shell has a child of its own, which has come to memory of its own.
+        while sum.threads < 2 || sum.rss_kib <= alone.rss_kib {
+            alone = Sample::default();
+            one(child.id(), &mut alone).unwrap();
+            sum = Sample::take(child.id()).unwrap();
+        }
+        assert_eq!((alone.threads, sum.threads), (1, 2), "{alone:?} {sum:?}");
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
     }
 }

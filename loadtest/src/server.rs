@@ -1,6 +1,9 @@
 //! Servers that are started here, each with a configuration of its own in a folder of its own.
 
+mod ejabberd;
+
 use crate::client::{Options, Target, TlsMode};
+use crate::process::{Sample, Used};
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +19,9 @@ use std::time::Duration;
 pub const DOMAIN: &str = "localhost";
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// A server that uses no more than this part of a CPU for so long has started.
+const IDLE: f64 = 0.02;
+const SETTLE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A server program.
@@ -25,25 +31,37 @@ pub enum Program {
     Chappe(PathBuf),
     /// Prosody, as the system has it installed.
     Prosody,
+    /// ejabberd, as the system has it installed.
+    Ejabberd,
+    /// This program's own relay: no server, but the least that any server can spend.
+    Relay,
 }
 
-/// How Prosody collects garbage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Collector {
-    /// Lua's generational mode: less CPU, more memory.
-    Generational,
-    /// What Prosody 0.12 does if nothing is configured.
-    Default,
+/// How a server is set up. What a server does not know, it takes as `Usual`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tuning {
+    /// Its best for the least CPU: of Prosody, Lua's generational collector; of ejabberd, one scheduler.
+    #[default]
+    Usual,
+    /// Of Prosody, what it does if no collector is configured: more CPU, less memory.
+    DefaultCollector,
+    /// The archive is on the disk before the message goes on: of Prosody, SQLite.
+    SyncedArchive,
+    /// Of ejabberd, a scheduler for each CPU, as it is installed: more CPU for a message, more messages a second.
+    AllCpus,
 }
 
 /// What differs between runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// Every account archives all of its messages (XEP-0313).
     pub archive: bool,
-    /// Only of Prosody.
-    pub collector: Collector,
+    /// Which variant of the server.
+    pub tuning: Tuning,
 }
+
+/// Clients, clients with direct TLS, and whatever else the server wants to listen for.
+type Ports = [SocketAddr; 3];
 
 /// A server that runs. It ends when dropped.
 pub struct Server {
@@ -58,6 +76,22 @@ impl Program {
         match self {
             Program::Chappe(_) => "Chappe",
             Program::Prosody => "Prosody",
+            Program::Ejabberd => "ejabberd",
+            Program::Relay => "bare relay",
+        }
+    }
+
+    /// Whether accounts must be made before anybody can log in.
+    pub fn has_accounts(&self) -> bool {
+        *self != Program::Relay
+    }
+
+    /// Whether this variant of it is another one than the usual.
+    pub fn has(&self, tuning: Tuning) -> bool {
+        match tuning {
+            Tuning::Usual => true,
+            Tuning::DefaultCollector | Tuning::SyncedArchive => *self == Program::Prosody,
+            Tuning::AllCpus => *self == Program::Ejabberd,
         }
     }
 
@@ -67,6 +101,8 @@ impl Program {
     /// There is no such program.
     pub fn version(&self) -> Result<String> {
         let mut command = match self {
+            Program::Ejabberd => return ejabberd::version(),
+            Program::Relay => return Ok(format!("bare relay {}", env!("CARGO_PKG_VERSION"))),
             Program::Chappe(binary) => Command::new(binary),
             Program::Prosody => Command::new("prosodyctl"),
         };
@@ -90,16 +126,28 @@ impl Program {
                 let file = folder.join("chappe.toml");
                 let mut command = Command::new(binary);
                 command.arg("--config").arg(&file).arg("run");
-                ((file, chappe(folder, certificate, setup, &ports)), command)
+                (Some((file, chappe(folder, certificate, setup, &ports))), command)
             }
             Program::Prosody => {
                 let file = folder.join("prosody.cfg.lua");
                 let mut command = Command::new("prosody");
                 command.arg("-F").arg("--config").arg(&file);
-                ((file, prosody(folder, certificate, setup, &ports)), command)
+                (Some((file, prosody(folder, certificate, setup, &ports))), command)
+            }
+            Program::Ejabberd => {
+                let file = folder.join("ejabberd.yml");
+                let command = ejabberd::command(folder, &file, setup, &ports)?;
+                (Some((file, ejabberd::config(certificate, setup, &ports))), command)
+            }
+            Program::Relay => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["relay", "--listen", &ports[0].to_string(), "--domain", DOMAIN]);
+                (None, command)
             }
         };
-        std::fs::write(&config.0, config.1)?;
+        if let Some((file, text)) = config {
+            std::fs::write(file, text)?;
+        }
         let log = folder.join("log");
         let output = File::create(&log)?;
         command.current_dir(folder).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -113,11 +161,12 @@ impl Program {
             }
             std::thread::sleep(POLL);
         }
+        server.settle()?;
         Ok(server)
     }
 }
 
-fn free_ports() -> Result<[SocketAddr; 3]> {
+fn free_ports() -> Result<Ports> {
     let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 3];
     for (port, listener) in ports.iter_mut().zip(listeners) {
@@ -126,7 +175,7 @@ fn free_ports() -> Result<[SocketAddr; 3]> {
     Ok(ports)
 }
 
-fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
+fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
     format!(
         "domains = [{DOMAIN:?}]\ndata_dir = {data:?}\n\
          [listen]\nc2s = \"{c2s}\"\nc2s_tls = \"{tls}\"\nadmin = \"{admin}\"\n\
@@ -144,10 +193,19 @@ fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[Socke
     )
 }
 
-fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &[SocketAddr; 3]) -> String {
-    let collector = match setup.collector {
-        Collector::Generational => "gc = { mode = \"generational\" }\n",
-        Collector::Default => "",
+fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
+    let collector = match setup.tuning {
+        Tuning::DefaultCollector => "",
+        Tuning::Usual | Tuning::SyncedArchive | Tuning::AllCpus => "gc = { mode = \"generational\" }\n",
+    };
+    // SQLite as Prosody opens it, with a rollback journal and `synchronous = FULL`: two syncs for each message archived.
+    let storage = match setup.tuning {
+        Tuning::SyncedArchive => format!(
+            "default_storage = \"internal\"\nstorage = {{ archive = \"sql\" }}\n\
+             sql = {{ driver = \"SQLite3\", database = \"{}\" }}\n",
+            folder.join("archive.sqlite").display()
+        ),
+        Tuning::Usual | Tuning::DefaultCollector | Tuning::AllCpus => "storage = \"internal\"\n".to_owned(),
     };
     format!(
         r#"run_as_root = true
@@ -167,8 +225,7 @@ modules_enabled = {{
 c2s_require_encryption = false
 authentication = "internal_hashed"
 password_hash = "SHA-256"
-storage = "internal"
-allow_registration = true
+{storage}allow_registration = true
 default_archive_policy = true
 archive_expires_after = "never"
 ssl = {{ certificate = "{chain}"; key = "{key}" }}
@@ -185,9 +242,29 @@ VirtualHost "{DOMAIN}"
 }
 
 impl Server {
+    /// Waits until it is done with starting: what a server still loads once it takes connections is not work for a client.
+    fn settle(&self) -> Result<()> {
+        let start = crate::clock::seconds();
+        let mut before = Sample::take(self.pid())?;
+        loop {
+            std::thread::sleep(SETTLE);
+            let now = Sample::take(self.pid())?;
+            let used = Used::between(&before, &now);
+            if used.cpu_us as f64 <= IDLE * used.seconds * 1e6 || crate::clock::seconds() - start > START_MAX.as_secs_f64() {
+                return Ok(());
+            }
+            before = now;
+        }
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it takes clients.
+    pub fn address(&self) -> SocketAddr {
+        self.c2s
     }
 
     /// How clients reach it.

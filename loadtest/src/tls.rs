@@ -81,6 +81,9 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
+/// How long a certificate is good for. Erlang's timers reach 49 days, and ejabberd sets one for the end of its certificate.
+const DAYS: i64 = 30;
+
 /// Files of a certificate, ECDSA P-256.
 #[derive(Clone, Debug)]
 pub struct Certificate {
@@ -105,6 +108,8 @@ pub fn certificate(folder: &Path, domain: &str) -> Result<Certificate> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let mut leaf = CertificateParams::new(vec![domain.to_owned()])?;
     leaf.distinguished_name.push(DnType::CommonName, domain);
+    let (year, month, day) = crate::clock::in_days(DAYS);
+    leaf.not_after = rcgen::date_time_ymd(year, month, day);
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key))?;
@@ -117,6 +122,6 @@ pub fn certificate(folder: &Path, domain: &str) -> Result<Certificate> {
 
 /// Servers refuse a key that others can read.
 fn private(path: &Path, text: &str) -> Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)
 }

@@ -6,7 +6,7 @@ use loadtest::client::{Profile, TlsMode};
 use loadtest::file::File;
 use loadtest::run::prepare;
 use loadtest::scenario::Outcome;
-use loadtest::server::{Collector, Program, Setup};
+use loadtest::server::{Program, Setup, Tuning};
 use loadtest::tls;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -227,7 +227,7 @@ async fn every_scenario_against_chappe() {
     };
     let folder = tempfile::tempdir().unwrap();
     let certificate = tls::certificate(folder.path(), "localhost").unwrap();
-    let setup = Setup { archive: true, collector: Collector::Default };
+    let setup = Setup { archive: true, tuning: Tuning::Usual };
     let server = Program::Chappe(binary).start(folder.path(), &certificate, setup).unwrap();
     let config = tls::client(&tls::Trust::Anybody).unwrap();
     let address = server.target(TlsMode::StartTls, &config).address.to_string();

@@ -1,12 +1,10 @@
 //! Figures as people read them.
 
+use super::targets::{self, OURS, RELAY};
 use super::{Figures, Profile, Row};
 use crate::order::Faults;
 use crate::scenario::Outcome;
 use std::fmt::Write as _;
-
-/// The server whose figures the others are held against.
-const OURS: &str = "Chappe";
 
 /// From this line on the page is written by hand.
 const BY_HAND: &str = "<!-- by hand: from here on the command keeps what is written -->";
@@ -69,7 +67,7 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// Median, least and greatest.
-fn median(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
+pub fn median(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
     let (least, greatest) = (*values.first()?, *values.last()?);
     let middle = values.len() / 2;
@@ -77,7 +75,7 @@ fn median(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     Some((median, least, greatest))
 }
 
-fn of(runs: &[Outcome], figure: impl Fn(&Outcome) -> Option<f64>) -> Option<(f64, f64, f64)> {
+pub(super) fn of(runs: &[Outcome], figure: impl Fn(&Outcome) -> Option<f64>) -> Option<(f64, f64, f64)> {
     median(runs.iter().filter_map(figure).collect())
 }
 
@@ -103,6 +101,7 @@ pub fn page(figures: &Figures) -> String {
     );
     conditions(&mut out, figures);
     main_table(&mut out, figures);
+    targets::table(&mut out, figures);
     loop_table(&mut out, figures);
     faults(&mut out, figures);
     if !figures.profiles.is_empty() {
@@ -152,28 +151,51 @@ fn conditions(out: &mut String, figures: &Figures) {
         plan.idle_base + plan.idle,
     );
     out.push_str(
-        "- CPU is that of all threads of the server process, user and kernel (`/proc/PID/task/*/schedstat`, held against utime + stime), warm-up excluded.\n\
+        "- CPU is that of all threads of the server's process and of those under it, user and kernel (`/proc/PID/task/*/schedstat`, held against utime + stime), warm-up excluded.\n\
          - Chappe: release build, its defaults but for rates (off), `tls.required` (off, for the plain runs) and `archive.default`. Its log is fsynced before a message is delivered.\n\
-         - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal_hashed` accounts with SHA-256, `internal` storage (files, never synced), roster, disco, ping, smacks, \
-         carbons, blocklist, csi_simple, with archives mam; no limits.\n\
+         - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal_hashed` accounts with SHA-256, `internal` storage (files, never synced; SQLite, synced, where said), \
+         roster, disco, ping, smacks, carbons, blocklist, csi_simple, with archives mam; no limits.\n\
+         - ejabberd: Debian's package, Mnesia for everything (never synced), SCRAM-SHA-256 accounts, the same modules, no shapers; Erlang with one scheduler where not said otherwise, and schedulers that sleep rather than spin (`+S 1:1 +sbwt none`).\n\
+         - bare relay: no server; the same bytes over the same connections, one read and one `writev` for a batch, one thread: the least that any server can spend.\n\
+         - Why each setting: [loadtest/PEERS.md](../loadtest/PEERS.md).\n\
          - \"archives\": sender and recipient both archive every message.\n",
     );
 }
 
 fn main_table(out: &mut String, figures: &Figures) {
-    out.push_str("\n## CPU and memory of the server process\n\n| | Chappe | Prosody | Prosody / Chappe |\n|---|---|---|---|\n");
+    let columns: Vec<_> =
+        ["Prosody", "ejabberd", RELAY].into_iter().filter(|c| figures.rows.iter().any(|r| r.runs.contains_key(*c))).collect();
+    let _ = writeln!(
+        out,
+        "\n## CPU and memory of the server\n\nIn brackets after a server's figure, least and greatest; the last columns are how many times {OURS}'s figure each is.\n\n\
+         | | {OURS} |{0}{1}\n|---|---|{2}",
+        columns.iter().map(|c| format!(" {c} |")).collect::<String>(),
+        columns.iter().map(|c| format!(" {c} / {OURS} |")).collect::<String>(),
+        "---|".repeat(2 * columns.len()),
+    );
     for row in &figures.rows {
-        let memory = row.runs.values().flatten().any(|o| o.kib_each.is_some());
-        let figure = |o: &Outcome| if memory { o.kib_each } else { o.cpu_us_each };
-        let unit = if memory { "KiB" } else { "µs CPU" };
-        let Some(ours) = row.runs.get(OURS).map(|runs| of(runs, figure)) else { continue };
-        for (name, runs) in row.runs.iter().filter(|(name, _)| *name != OURS) {
-            let theirs = of(runs, figure);
-            let ratio = ours.zip(theirs).map_or("–".into(), |(o, t)| format!("{:.2}", t.0 / o.0));
-            let variant = name.strip_prefix("Prosody").unwrap_or(name);
-            let _ = writeln!(out, "| {}{variant}, {unit} | {} | {} | {ratio} |", row.key, spread(ours), spread(theirs));
-        }
+        // A variant of a server has a line of its own, with the figure of ours again.
+        let mut variants: Vec<_> = row.runs.keys().map(|name| name.split_once(", ").map_or("", |(_, variant)| variant)).collect();
+        variants.sort_unstable();
+        variants.dedup();
+        variants.into_iter().for_each(|variant| main_line(out, row, variant, &columns));
     }
+}
+
+fn main_line(out: &mut String, row: &Row, variant: &str, columns: &[&str]) {
+    let memory = row.runs.values().flatten().any(|o| o.kib_each.is_some());
+    let figure = |o: &Outcome| if memory { o.kib_each } else { o.cpu_us_each };
+    let unit = if memory { "KiB" } else { "µs CPU" };
+    let Some(ours) = row.runs.get(OURS).map(|runs| of(runs, figure)) else { return };
+    let of = |column: &&str| {
+        let name = if variant.is_empty() { (*column).to_owned() } else { format!("{column}, {variant}") };
+        of(row.runs.get(&name)?, figure)
+    };
+    let figures: String = columns.iter().map(|c| format!(" {} |", spread(of(c)))).collect();
+    let ratio = |c: &&str| ours.zip(of(c)).map_or("–".into(), |(o, t)| format!("{:.2}", t.0 / o.0));
+    let ratios: String = columns.iter().map(|c| format!(" {} |", ratio(c))).collect();
+    let comma = if variant.is_empty() { "" } else { ", " };
+    let _ = writeln!(out, "| {}{comma}{variant}, {unit} | {} |{figures}{ratios}", row.key, spread(ours));
 }
 
 fn loop_table(out: &mut String, figures: &Figures) {

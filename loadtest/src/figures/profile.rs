@@ -1,9 +1,9 @@
 //! Where the time goes: CPU samples and system calls of each server while it relays chat at a fixed rate.
 
-use super::{Bench, Plan, Prepared, Work, work};
+use super::{Bench, Plan, Prepared, Work};
 use crate::client::TlsMode;
 use crate::probe::{self, Hot, Probe};
-use crate::server::{Collector, Program, Setup};
+use crate::server::{Program, Setup};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct Profile {
 pub(super) async fn all(bench: &Bench, prepared: &[Prepared], plan: &Plan) -> Result<Vec<Profile>> {
     let mut profiles = Vec::new();
     for (archive, rate) in [(false, None), (false, Some(plan.rate)), (true, None)] {
-        for server in prepared {
+        for server in prepared.iter().filter(|p| !archive || p.program.has_accounts()) {
             eprintln!("profile: {}, archive {archive}, rate {rate:?}", server.program.name());
             profiles.push(one(bench, server, plan, archive, rate).await?);
         }
@@ -58,7 +58,7 @@ async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, rat
             profile.missing.push(format!("{probe:?} is not installed"));
             continue;
         }
-        let setup = Setup { archive, collector: Collector::Generational };
+        let setup = Setup { archive, ..Setup::default() };
         let (_folder, server) = bench.start(prepared, setup)?;
         let mut run = bench.reach(&server, &prepared.accounts, TlsMode::Plain);
         run.probe = Some(probe.clone());
@@ -67,7 +67,7 @@ async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, rat
         if matches!(probe, Probe::Strace(_)) {
             chat.rate = chat.rate.map(|rate| rate / 2.0);
         }
-        let outcome = work(&run, Work::Chat(chat)).await?;
+        let outcome = Work::Chat(chat).run(&run).await?;
         server.stop()?;
         if let Err(error) = read(&probe, &prepared.program, outcome.count, &mut profile) {
             profile.missing.push(format!("{error:#}"));
@@ -82,7 +82,7 @@ fn read(probe: &Probe, program: &Program, delivered: u64, profile: &mut Profile)
             let symbols = probe::symbols(file)?;
             let binary = match program {
                 Program::Chappe(path) => path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-                Program::Prosody => String::new(),
+                Program::Prosody | Program::Ejabberd | Program::Relay => String::new(),
             };
             profile.parts = probe::parts(&symbols, &binary);
             profile.parts.truncate(PARTS_MAX);
