@@ -104,6 +104,9 @@ pub struct Entry {
     /// Configuration of a server for this entry, in TOML: lines of `[limits]`, then other tables.
     #[serde(default)]
     pub config: Option<String>,
+    /// Fed whole alone: what comes later than the rest is another thing.
+    #[serde(default)]
+    pub at_once: bool,
     /// Fed so often, whole, one after the other.
     #[serde(default)]
     pub times: Option<Amount>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use toml::Value;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, Error as TomlError};
 
 use crate::error::nearest;
 use crate::settings::{OPTS, SECTIONS};
@@ -81,6 +81,15 @@ impl Source<'_> {
     }
 }
 
+/// The parser does not say where nesting gets too deep: the beginning of the line with which it does.
+fn place_of(fault: &TomlError, text: &str) -> usize {
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).chain([text.len()]).collect();
+    let there =
+        |end: usize| DeTable::parse_recoverable(&text[..end]).1.iter().any(|f| f.span().is_none() && f.message() == fault.message());
+    let line = ends.partition_point(|end| !there(*end));
+    line.checked_sub(1).map_or(0, |before| ends[before])
+}
+
 impl Loading {
     fn file(&mut self, text: &str, path: &Path) {
         let base = path.parent().unwrap_or(Path::new(""));
@@ -88,7 +97,7 @@ impl Loading {
         // The parser goes on after a fault, so that all of them can be told at once.
         let (table, faults) = DeTable::parse_recoverable(text);
         for fault in &faults {
-            let place = fault.span().map_or_else(|| path.display().to_string(), |s| source.origin(s.start).to_string());
+            let place = source.origin(fault.span().map_or_else(|| place_of(fault, text), |s| s.start)).to_string();
             self.problems.push(Problem::Syntax { place, message: fault.message().to_owned() });
         }
         self.table(table.get_ref(), "", &source);

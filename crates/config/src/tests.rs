@@ -174,3 +174,13 @@ fn units() {
         assert_eq!(Bytes(size).to_string(), text);
     }
 }
+
+/// The parser does not say where.
+#[test]
+fn what_is_nested_too_deep_has_a_line() {
+    let deep = format!("a{} = 1", ".a".repeat(200));
+    for (text, line) in [(deep.clone(), 1), (format!("[log]\nlevel = \"warn\"\n{deep}\n[tls]\n"), 3), (format!("[log]\n\n\n{deep}"), 4)] {
+        let problems = Config::parse(&text).unwrap_err().to_string();
+        assert!(problems.contains(&format!("chappe.toml:{line}:")) && problems.contains("recursion limit"), "{problems}");
+    }
+}

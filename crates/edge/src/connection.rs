@@ -22,9 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use types::{BareJid, Epoch, Instant, Now, ShardId};
 
-/// Messages that wait for one stream. A shard has at most `TAIL_STANZAS_MAX` outputs of a session under way, and an
-/// outcome for each of `INPUTS_HELD_MAX` inputs; with twice that the stream is stuck, and is closed.
-pub(crate) const MAILBOX_MAX: u32 = 2 * (types::limit::TAIL_STANZAS_MAX + types::limit::INPUTS_HELD_MAX) as u32;
+/// Messages that wait for one stream: as many as its hub can have at hand in one turn. A stream handles all of them as soon as
+/// it has a turn of its own; a smaller number would end the stream of a client that does read, for a burst in a busy moment.
+/// What a client does not read is bounded in bytes ([`crate::config::Limits`]).
+pub(crate) const MAILBOX_MAX: u32 = (crate::hub::HUB_BATCHES_MAX * rpc::BATCH_FRAMES_MAX) as u32;
 /// Reads of one connection in a turn; then others have theirs.
 const READS_PER_TURN: usize = 4;
 /// With more than this waiting to be read by the client, nothing more is read from it.

@@ -165,7 +165,18 @@ impl Lane {
             Reached::Raw(io) => raw(io, entry, form, &vars).await?,
             Reached::Stream(stream) => {
                 let mut run = Run { entry, form, vars: &mut vars, stream: *stream, seen: Seen::default(), answered: false };
-                run.run().await?;
+                // The peer reads meanwhile, as clients do: what it has no room for is not what is tested.
+                let peer = self.peer.as_mut().filter(|_| entry.needs_peer());
+                let reads = async {
+                    if let Some(peer) = peer {
+                        let _ = peer.wait("nothing", |_| false).await;
+                    }
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    ran = run.run() => ran?,
+                    () = reads => {}
+                }
                 (run.seen.code(entry.at), run.seen.text())
             }
         };

@@ -148,7 +148,8 @@ impl Bench {
         let inputs: Vec<Option<&str>> =
             if entry.each.is_empty() { vec![None] } else { entry.each.iter().map(|e| Some(e.as_str())).collect() };
         for each in inputs {
-            jobs.extend(forms.iter().map(|&(direct, form)| (each, direct && entry.at.has_both_ways(), form)));
+            let fitting = forms.iter().filter(|(_, form)| !entry.at_once || *form == Form::Whole);
+            jobs.extend(fitting.map(|&(direct, form)| (each, direct && entry.at.has_both_ways(), form)));
         }
         jobs.dedup_by(|a, b| a == b);
         let count = jobs.len();
