@@ -245,7 +245,7 @@ impl Server {
         let target =
             Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)?, options: Options::default() };
         let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
-        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None })
+        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None, part: None })
     }
 
     fn tell(&self, outcome: &Outcome) -> Result<()> {

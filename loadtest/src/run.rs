@@ -155,7 +155,7 @@ pub fn prepare(file: &File) -> Result<Run> {
     let numbers = first..first + count.unwrap_or_else(|| file.work.accounts());
     let accounts = numbers.map(|i| Account::new(format!("{prefix}{i}"), &password)).collect();
     let metrics = metrics.map(|url| Metrics::at(&url)).transpose()?;
-    Ok(Run { target, accounts, pid, metrics, progress: Arc::new(Progress::default()), probe: None })
+    Ok(Run { target, accounts, pid, metrics, progress: Arc::new(Progress::default()), probe: None, part: None })
 }
 
 /// What [`figures::one`] does not say.
