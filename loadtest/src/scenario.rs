@@ -28,6 +28,8 @@ pub use presence::{Presence, presence};
 pub use reconnect::{Reconnect, reconnect};
 pub use register::{Register, accounts, register};
 
+pub(crate) use meter::Glance;
+
 use crate::client::{Account, Connection, Target};
 use crate::histogram::Counts;
 use crate::metrics::Metrics;

@@ -187,22 +187,22 @@ impl<'a> Watch<'a> {
 }
 
 /// How it goes at one moment.
-pub(super) struct Glance<'a> {
-    pub(super) name: &'a str,
-    pub(super) unit: &'a str,
+pub(crate) struct Glance<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) unit: &'a str,
     /// Since it began.
-    pub(super) seconds: f64,
-    pub(super) count: u64,
-    pub(super) rate: f64,
-    pub(super) latency: Option<Latency>,
-    pub(super) faults: Faults,
+    pub(crate) seconds: f64,
+    pub(crate) count: u64,
+    pub(crate) rate: f64,
+    pub(crate) latency: Option<Latency>,
+    pub(crate) faults: Faults,
     /// CPUs and resident KiB of the server.
-    pub(super) server: Option<(f64, u64)>,
+    pub(crate) server: Option<(f64, u64)>,
 }
 
 impl Glance<'_> {
     /// For people.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let Glance { name, unit, seconds, count, rate, .. } = self;
         let mut line = format!("{name}: {seconds:.0} s, {count} {unit}, {rate:.0} a second");
         if let Some(latency) = self.latency {

@@ -73,3 +73,35 @@ impl Part {
         let _ = self.events.send(event).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+
+    #[tokio::test]
+    async fn a_part_waits_for_the_others() {
+        let (part, mut events) = Part::new(0.0, 1.0);
+        for _ in 0..2 {
+            let mut ready = std::pin::pin!(part.ready("chat", "messages"));
+            assert!(ready.as_mut().now_or_never().is_none());
+            assert_eq!(events.recv().await, Some(Event::Ready("chat", "messages")));
+            part.go();
+            ready.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_nobody_reads_wait() {
+        let (part, mut events) = Part::new(0.0, 1.0);
+        for _ in 0..EVENTS_MAX {
+            part.tell(Event::Finished).now_or_never().unwrap();
+        }
+        let mut more = std::pin::pin!(part.tell(Event::Measuring));
+        assert!(more.as_mut().now_or_never().is_none());
+        events.recv().await.unwrap();
+        more.await;
+        drop(events);
+        part.tell(Event::Finished).await;
+    }
+}
