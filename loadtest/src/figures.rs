@@ -236,6 +236,7 @@ impl Bench {
             metrics: None,
             progress: self.progress.clone(),
             probe: None,
+            part: None,
         }
     }
 

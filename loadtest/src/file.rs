@@ -120,6 +120,15 @@ impl File {
         let work = Work::parse(&scenario, load).with_context(|| format!("[load] of scenario {scenario}"))?;
         Ok(File { work, server, accounts })
     }
+
+    /// A text that says the same.
+    ///
+    /// # Errors
+    /// A number that TOML has no room for.
+    pub fn text(&self) -> Result<String> {
+        let File { work, server, accounts } = self.clone();
+        Ok(toml::to_string(&Text { scenario: work.name().into(), server, accounts, load: work.load()? })?)
+    }
 }
 
 /// Puts a value at a key, which may lead into tables with dots.
@@ -150,6 +159,22 @@ impl Work {
                 "there is no scenario {scenario}, but register, login, idle, chat, group, presence, offline, archive, reconnect, mixed"
             ),
         })
+    }
+
+    /// The section `[load]` that says this.
+    fn load(&self) -> Result<toml::Table> {
+        Ok(match self {
+            Work::Register(register) => toml::Table::try_from(register),
+            Work::Login(storm) => toml::Table::try_from(storm),
+            Work::Idle(idle) => toml::Table::try_from(idle),
+            Work::Chat(chat) => toml::Table::try_from(chat),
+            Work::Group(group) => toml::Table::try_from(group),
+            Work::Presence(presence) => toml::Table::try_from(presence),
+            Work::Offline(offline) => toml::Table::try_from(offline),
+            Work::Archive(archive) => toml::Table::try_from(archive),
+            Work::Reconnect(reconnect) => toml::Table::try_from(reconnect),
+            Work::Mixed(mixed) => toml::Table::try_from(mixed),
+        }?)
     }
 
     /// The scenario's name.
@@ -245,7 +270,9 @@ mod tests {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.starts_with("# "), "{} does not say what it is", path.display());
-            names.push(File::read(&path, &[]).unwrap().work.name());
+            let file = File::read(&path, &[]).unwrap();
+            assert_eq!(File::parse(&file.text().unwrap(), &[]).unwrap(), file);
+            names.push(file.work.name());
         }
         names.sort_unstable();
         names.dedup();

@@ -5,6 +5,7 @@
 //! CPU and memory come from `/proc` for a server on the same machine, and else from its Prometheus metrics.
 //!
 //! Start with [`scenario`] for what is measured, [`file`] for the files that say how much of it, [`client`] for the client,
+//! [`workers`] for a load that several processes make together,
 //! [`figures`] for the run that compares servers, [`relay`] for the floor they stand on, [`report`] and [`compare`] for what
 //! becomes of the outcomes.
 
@@ -29,3 +30,4 @@ pub mod scram;
 pub mod server;
 pub mod splitter;
 pub mod tls;
+pub mod workers;

@@ -12,6 +12,7 @@ use loadtest::run;
 use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
 use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
+use loadtest::workers::worker;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// Scenarios out of files, one after the other
     Run(run::Args),
+    /// Make a part of a load for `loadtest run --workers`, over and over
+    Worker(worker::Args),
     /// Make accounts user0, user1, … by in-band registration
     Register(Server),
     /// Fresh logins
@@ -245,7 +248,7 @@ impl Server {
         let target =
             Target { address, domain: self.domain.clone(), tls: self.tls, config: tls::client(&trust)?, options: Options::default() };
         let accounts = (0..self.accounts).map(|i| Account::new(format!("{}{i}", self.prefix), &self.password)).collect();
-        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None })
+        Ok(Run { target, accounts, pid: self.pid, metrics: None, progress: Arc::new(Progress::default()), probe: None, part: None })
     }
 
     fn tell(&self, outcome: &Outcome) -> Result<()> {
@@ -272,6 +275,7 @@ async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Run(args) => run::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
         Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
         Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
         Command::Idle { server, n, base, settle } => {

@@ -7,6 +7,8 @@ use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::scenario::{Outcome, Run};
 use crate::tls::{self, Trust};
+use crate::workers::controller::Controller;
+use crate::workers::token::Token;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt::Write as _;
@@ -68,6 +70,15 @@ pub struct Args {
     /// Print outcomes as JSON
     #[arg(long)]
     pub json: bool,
+    /// Processes of `loadtest worker` that make the load together, as a:7070,b:7070
+    #[arg(long, value_delimiter = ',', conflicts_with = "spawn")]
+    pub workers: Vec<String>,
+    /// Start so many processes here that make the load together
+    #[arg(long)]
+    pub spawn: Option<usize>,
+    /// File of the workers' token; without it, the variable `LOADTEST_TOKEN`
+    #[arg(long, requires = "workers")]
+    pub token: Option<PathBuf>,
 }
 
 impl Args {
@@ -96,6 +107,15 @@ impl Args {
         *count = own.accounts.or(*count);
         Ok(file)
     }
+
+    /// The workers, if this process is not to make the load itself.
+    async fn controller(&self) -> Result<Option<Controller>> {
+        Ok(match self.spawn {
+            Some(number) => Some(Controller::spawn(&std::env::current_exe()?, number).await?),
+            None if self.workers.is_empty() => None,
+            None => Some(Controller::connect(&self.workers, Token::read(self.token.as_deref())?).await?),
+        })
+    }
 }
 
 /// Runs the files one after the other.
@@ -106,10 +126,15 @@ pub async fn run(args: Args) -> Result<()> {
     raise_open_files();
     // All are read before the first one runs.
     let files: Vec<_> = args.files.iter().map(|path| args.file(path)).collect::<Result<_>>()?;
+    let controller = args.controller().await?;
     let mut faulty = Vec::new();
     for file in &files {
         let name = file.work.name();
-        let outcome = file.work.run(&prepare(file)?).await.with_context(|| name.to_owned())?;
+        let outcome = match &controller {
+            Some(controller) => controller.run(file).await,
+            None => file.work.run(&prepare(file)?).await,
+        };
+        let outcome = outcome.with_context(|| name.to_owned())?;
         if args.json {
             println!("{}", serde_json::to_string_pretty(&outcome)?);
         } else {
@@ -133,14 +158,20 @@ pub async fn run(args: Args) -> Result<()> {
 /// # Errors
 /// An address that is none, a certificate that cannot be read.
 pub fn prepare(file: &File) -> Result<Run> {
-    let Server { address, domain, transport, path, ca, mechanism, login, bind, pid, metrics } = file.server.clone();
+    let trust = file.server.ca.clone().map_or(Trust::Anybody, Trust::Authorities);
+    prepare_with(file, &trust)
+}
+
+/// The same, whatever the file says about whom to trust.
+pub(crate) fn prepare_with(file: &File, trust: &Trust) -> Result<Run> {
+    let Server { address, domain, transport, path, ca: _, mechanism, login, bind, pid, metrics } = file.server.clone();
     let address = address.unwrap_or_else(|| "localhost:5222".into());
     let host = address.rsplit_once(':').with_context(|| format!("{address}: host:port is due"))?.0.to_owned();
     let found = address.to_socket_addrs().with_context(|| address.clone())?;
     let sources = sources(bind.as_deref().unwrap_or_default())?;
     // A source address decides the family.
     let found = found.into_iter().find(|a| sources.first().is_none_or(|s| s.is_ipv4() == a.is_ipv4()));
-    let config = tls::client(&ca.map_or(Trust::Anybody, Trust::Authorities))?;
+    let config = tls::client(trust)?;
     let options = Options { path, mechanism, profile: login.unwrap_or_default(), sources };
     let target = Target {
         address: found.with_context(|| format!("{address} has no address"))?,
@@ -155,7 +186,7 @@ pub fn prepare(file: &File) -> Result<Run> {
     let numbers = first..first + count.unwrap_or_else(|| file.work.accounts());
     let accounts = numbers.map(|i| Account::new(format!("{prefix}{i}"), &password)).collect();
     let metrics = metrics.map(|url| Metrics::at(&url)).transpose()?;
-    Ok(Run { target, accounts, pid, metrics, progress: Arc::new(Progress::default()), probe: None })
+    Ok(Run { target, accounts, pid, metrics, progress: Arc::new(Progress::default()), probe: None, part: None })
 }
 
 /// What [`figures::one`] does not say.
@@ -171,7 +202,7 @@ fn also(outcome: &Outcome) -> String {
 }
 
 /// Each client is an open file; what the system lets this process have is taken.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -10,6 +10,7 @@ mod login;
 mod meter;
 mod mixed;
 mod offline;
+mod part;
 mod person;
 mod presence;
 mod reconnect;
@@ -22,9 +23,12 @@ pub use idle::{Idle, idle};
 pub use login::{Login, Storm, login, storm};
 pub use mixed::{Mixed, Weights, mixed};
 pub use offline::{Offline, offline};
+pub use part::{Event, Part, Tick};
 pub use presence::{Presence, presence};
 pub use reconnect::{Reconnect, reconnect};
 pub use register::{Register, accounts, register};
+
+pub(crate) use meter::Glance;
 
 use crate::client::{Account, Connection, Target};
 use crate::histogram::Counts;
@@ -60,14 +64,21 @@ pub struct Run {
     pub progress: Arc<Progress>,
     /// What looks on while the scenario measures.
     pub probe: Option<Probe>,
+    /// Whom it tells how it goes, if it is only a part of a run.
+    pub part: Option<Arc<Part>>,
 }
 
 impl Run {
     async fn sample(&self) -> Result<Option<Sample>> {
-        match (&self.metrics, self.pid) {
-            (Some(metrics), _) => metrics.sample().await.map(Some),
-            (None, pid) => pid.map(Sample::take).transpose(),
-        }
+        sample(self.metrics.as_ref(), self.pid).await
+    }
+}
+
+/// Looks at the server, if there is a way.
+pub(crate) async fn sample(metrics: Option<&Metrics>, pid: Option<u32>) -> Result<Option<Sample>> {
+    match (metrics, pid) {
+        (Some(metrics), _) => metrics.sample().await.map(Some),
+        (None, pid) => pid.map(Sample::take).transpose(),
     }
 }
 
@@ -85,7 +96,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(counts: &Counts) -> Option<Latency> {
+    pub(crate) fn of(counts: &Counts) -> Option<Latency> {
         let at = |part| counts.quantile(part).map(|us| us as f64 / 1e3);
         Some(Latency { p50: at(0.5)?, p90: at(0.9)?, p99: at(0.99)?, largest: counts.largest() as f64 / 1e3 })
     }
@@ -141,7 +152,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new(count: u64, before: Option<Sample>, after: Option<Sample>, seconds: f64) -> Outcome {
+    pub(crate) fn new(count: u64, before: Option<Sample>, after: Option<Sample>, seconds: f64) -> Outcome {
         let server = before.zip(after).map(|(from, to)| Used::between(&from, &to));
         Outcome {
             count,

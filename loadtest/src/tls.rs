@@ -1,6 +1,6 @@
 //! TLS of clients, and a certificate for servers that are started here.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub enum Trust {
     /// Who has a certificate that one of these has signed.
     Authorities(PathBuf),
+    /// The same, with the text of such a file.
+    Pem(Vec<u8>),
     /// Anybody: the name and the signatures are not looked at. For tests of servers with self-made certificates.
     Anybody,
 }
@@ -31,16 +33,23 @@ pub fn client(trust: &Trust) -> Result<Arc<ClientConfig>> {
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let mut config = match trust {
         Trust::Authorities(file) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(file).with_context(|| format!("{}", file.display()))? {
-                roots.add(certificate?)?;
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
+            let found = std::fs::read(file).map_err(Into::into).and_then(|text| roots(&text));
+            builder.with_root_certificates(found.with_context(|| format!("{}", file.display()))?).with_no_client_auth()
         }
+        Trust::Pem(text) => builder.with_root_certificates(roots(text)?).with_no_client_auth(),
         Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate?)?;
+    }
+    ensure!(!roots.is_empty(), "no certificate in it");
+    Ok(roots)
 }
 
 #[derive(Debug)]

@@ -69,7 +69,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["store-embedded"]),
     ("rustls", &["edge", "chappe", "loadtest"]),
     ("scylla", &["store-cassandra"]),
-    ("tonic", &["rpc", "cluster"]),
+    ("tonic", &["rpc", "cluster", "loadtest"]),
 ];
 
 /// One crypto library, and no foreign TLS.

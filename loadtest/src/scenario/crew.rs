@@ -3,8 +3,8 @@
 use super::meter::Meter;
 use crate::clock;
 use crate::order::Faults;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// Where a run stands.
@@ -66,6 +66,8 @@ pub(super) struct Crew {
     pub(super) wakes: Vec<Notify>,
     /// Actions a second of all clients together, if they do not wait for each other.
     pub(super) curve: Curve,
+    /// If this is a part of a run: the share of the load that the parts before it make, and its own.
+    pub(super) slot: OnceLock<(f64, f64)>,
     /// Sent under XEP-0198 and not acknowledged.
     pub(super) unacked: AtomicU64,
     /// Queries of archives that have no answer.
@@ -89,6 +91,7 @@ impl Crew {
             flows,
             wakes: (0..people).map(|_| Notify::new()).collect(),
             curve,
+            slot: OnceLock::new(),
             unacked: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             gone: AtomicU64::new(0),
@@ -123,6 +126,12 @@ impl Crew {
 
     pub(super) fn start(&self) -> u64 {
         self.start.load(Relaxed)
+    }
+
+    /// Where an action falls within an interval of all parts together, given where it falls within this one's, both from 0 to
+    /// 1: parts act in turn, and not all at once.
+    pub(super) fn place(&self, offset: f64) -> f64 {
+        self.slot.get().map_or(offset, |(before, share)| before + offset * share)
     }
 
     /// Deliveries, acknowledgements and answers that are still to come.

@@ -50,6 +50,10 @@ enum Ending {
 
 impl<'a> Stage<'a> {
     pub(super) fn new(run: &'a Run, crew: &Arc<Crew>) -> Stage<'a> {
+        if let Some(part) = &run.part {
+            // A crew has one stage at a time, and always the same run.
+            let _ = crew.slot.set((part.before, part.share));
+        }
         Stage { run, crew: crew.clone(), at_work: JoinSet::new(), away: 0.0 }
     }
 

@@ -58,10 +58,12 @@ pub async fn storm(run: &Run, storm: Storm) -> Result<Outcome> {
     let mut watch = Watch::begin(run, "login", "logins", &meter).await?;
     let sessions = Arc::new(Mutex::new(Vec::<Connection>::new()));
     let (runs, counts, kept, start) = (run.clone(), meter.clone(), sessions.clone(), clock::nanos());
+    // The parts of a run act in turn.
+    let before = run.part.as_ref().map_or(0.0, |part| part.before);
     let all = crowd(storm.logins, storm.concurrency, move |i| {
         let (run, meter, kept) = (runs.clone(), counts.clone(), kept.clone());
         async move {
-            let due = storm.rate.map_or_else(clock::nanos, |rate| start + (i as f64 / rate * 1e9) as u64);
+            let due = storm.rate.map_or_else(clock::nanos, |rate| start + ((i as f64 + before) / rate * 1e9) as u64);
             tokio::time::sleep(Duration::from_nanos(due.saturating_sub(clock::nanos()))).await;
             let account = run.accounts.get(i).context("more logins than accounts")?;
             match client::login(&run.target, account, "load").await {

@@ -1,5 +1,6 @@
 //! What is counted while a scenario runs, and the seconds that become of it.
 
+use super::part::{Event, Tick};
 use super::{Latency, Outcome, Run, Second};
 use crate::clock;
 use crate::histogram::{Counts, Histogram};
@@ -13,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Of a second, in seconds.
+const SECOND: f64 = 1.0;
 /// Different reasons that are kept for the reader.
 const PROBLEMS_MAX: usize = 5;
 
@@ -81,29 +83,39 @@ pub(super) struct Watch<'a> {
     /// Where the measured time begins.
     zero: Mark,
     last: Mark,
+    /// When the next second ends.
+    due: f64,
     series: Vec<Second>,
 }
 
 impl<'a> Watch<'a> {
-    /// From here on seconds are kept; the measured time begins here too unless [`Watch::measure`] comes later.
+    /// From here on seconds are kept; the measured time begins here too unless [`Watch::measure`] comes later. A part of a
+    /// run waits here for the others.
     pub(super) async fn begin(run: &'a Run, name: &'static str, unit: &'static str, meter: &Arc<Meter>) -> Result<Watch<'a>> {
+        if let Some(part) = &run.part {
+            part.ready(name, unit).await?;
+        }
         let zero = mark(meter, run.sample().await?);
-        Ok(Watch { run, meter: meter.clone(), name, unit, began: zero.at, last: zero.clone(), zero, series: Vec::new() })
+        let (began, last, due) = (zero.at, zero.clone(), zero.at + SECOND);
+        Ok(Watch { run, meter: meter.clone(), name, unit, began, last, zero, due, series: Vec::new() })
     }
 
     /// The measured time begins.
     pub(super) async fn measure(&mut self) {
         self.second().await;
         self.zero = self.last.clone();
+        self.due = self.zero.at + SECOND;
+        self.told(Event::Measuring).await;
     }
 
     /// Until something is done.
     pub(super) async fn until<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
+            let left = Duration::from_secs_f64((self.due - clock::seconds()).max(0.0));
             tokio::select! {
                 done = &mut work => return done,
-                () = tokio::time::sleep(SECOND) => self.second().await,
+                () = tokio::time::sleep(left) => self.second().await,
             }
         }
     }
@@ -113,40 +125,55 @@ impl<'a> Watch<'a> {
         // A page that an overloaded server does not give is no end of the run; that there is one was seen at its begin.
         let now = mark(&self.meter, self.run.sample().await.unwrap_or_default());
         let length = now.at - self.last.at;
+        // Seconds follow the clock, so that those of several processes stay together; one that comes late is followed by no
+        // short one.
+        while self.due < now.at + SECOND / 2.0 {
+            self.due += SECOND;
+        }
         if length < 0.01 {
             return;
         }
         let used = self.last.sample.zip(now.sample).map(|(from, to)| Used::between(&from, &to));
+        let latency = now.latency.since(&self.last.latency);
         let second = Second {
             at: now.at,
             count: now.count - self.last.count,
             errors: now.wrong - self.last.wrong,
-            latency: Latency::of(&now.latency.since(&self.last.latency)),
+            latency: Latency::of(&latency),
             cpu: used.map(|used| used.cpu_us as f64 / 1e6 / length),
             rss_kib: now.sample.map(|s| s.rss_kib),
         };
         self.tell(&second, length, now.count);
+        let (at, count, wrong, faults) = (now.at - self.zero.at, second.count, second.errors, self.meter.faults());
+        self.told(Event::Second(Tick { at, length, count, wrong, faults, latency })).await;
         self.series.push(second);
         self.last = now;
     }
 
+    async fn told(&self, event: Event) {
+        if let Some(part) = &self.run.part {
+            part.tell(event).await;
+        }
+    }
+
     fn tell(&self, second: &Second, length: f64, count: u64) {
-        let mut line =
-            format!("{}: {:.0} s, {count} {}, {:.0} a second", self.name, second.at - self.began, self.unit, second.count as f64 / length);
-        if let Some(latency) = second.latency {
-            let _ = write!(line, ", p50 {:.2} p99 {:.2} ms", latency.p50, latency.p99);
-        }
-        let Faults { lost, duplicated, reordered, errors } = self.meter.faults();
-        let _ = write!(line, ", lost {lost}, duplicated {duplicated}, reordered {reordered}, errors {errors}");
-        if let Some((cpu, kib)) = second.cpu.zip(second.rss_kib) {
-            let _ = write!(line, ", server {cpu:.2} CPU {} MiB", kib / 1024);
-        }
-        self.run.progress.show(&line);
+        let glance = Glance {
+            name: self.name,
+            unit: self.unit,
+            seconds: second.at - self.began,
+            count,
+            rate: second.count as f64 / length,
+            latency: second.latency,
+            faults: self.meter.faults(),
+            server: second.cpu.zip(second.rss_kib),
+        };
+        self.run.progress.show(&glance.line());
     }
 
     /// The measured time is over. Faults are not in the outcome yet: what is on its way may still arrive.
     pub(super) async fn finish(mut self) -> Outcome {
         self.second().await;
+        self.told(Event::Finished).await;
         self.run.progress.end();
         let latency = self.last.latency.since(&self.zero.latency);
         let (count, seconds) = (self.last.count - self.zero.count, self.last.at - self.zero.at);
@@ -156,6 +183,37 @@ impl<'a> Watch<'a> {
         let zero = self.zero.at;
         outcome.series = self.series.into_iter().map(|second| Second { at: second.at - zero, ..second }).collect();
         outcome
+    }
+}
+
+/// How it goes at one moment.
+pub(crate) struct Glance<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) unit: &'a str,
+    /// Since it began.
+    pub(crate) seconds: f64,
+    pub(crate) count: u64,
+    pub(crate) rate: f64,
+    pub(crate) latency: Option<Latency>,
+    pub(crate) faults: Faults,
+    /// CPUs and resident KiB of the server.
+    pub(crate) server: Option<(f64, u64)>,
+}
+
+impl Glance<'_> {
+    /// For people.
+    pub(crate) fn line(&self) -> String {
+        let Glance { name, unit, seconds, count, rate, .. } = self;
+        let mut line = format!("{name}: {seconds:.0} s, {count} {unit}, {rate:.0} a second");
+        if let Some(latency) = self.latency {
+            let _ = write!(line, ", p50 {:.2} p99 {:.2} ms", latency.p50, latency.p99);
+        }
+        let Faults { lost, duplicated, reordered, errors } = self.faults;
+        let _ = write!(line, ", lost {lost}, duplicated {duplicated}, reordered {reordered}, errors {errors}");
+        if let Some((cpu, kib)) = self.server {
+            let _ = write!(line, ", server {cpu:.2} CPU {} MiB", kib / 1024);
+        }
+        line
     }
 }
 

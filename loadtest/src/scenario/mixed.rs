@@ -207,9 +207,9 @@ async fn visit(run: Run, crew: Arc<Crew>, mixed: Mixed, part: f64) -> Result<()>
         tokio::time::sleep(super::drive::LOOK).await;
     }
     let (room, next) = (Arc::new(Semaphore::new(VISITORS_MAX)), Arc::new(AtomicUsize::new(0)));
-    let mut at = 0.0;
-    while let Some(due) = crew.curve.after(at, part, 1.0) {
-        at = due;
+    let (mut at, mut wanted) = (0.0, crew.place(1.0));
+    while let Some(due) = crew.curve.after(at, part, wanted) {
+        (at, wanted) = (due, 1.0);
         let due = crew.start() + (due * 1e9) as u64;
         tokio::time::sleep(Duration::from_nanos(due.saturating_sub(clock::nanos()))).await;
         if crew.phase() > Phase::Measure {

@@ -50,20 +50,19 @@ pub async fn offline(run: &Run, offline: Offline) -> Result<Outcome> {
     ensure!(senders > 0 && recipients > 0, "messages need senders and recipients");
     let flows = (0..recipients).map(|r| Flow::new(r % senders, 1, false)).collect();
     let crew = Arc::new(Crew::new(senders + recipients, flows, Curve::default()));
-    let start = clock::seconds();
-    let stored = store(run, &crew, offline).await?;
-    let took = clock::seconds() - start;
+    let (stored, took) = store(run, &crew, offline).await?;
     let mut outcome = flood(run, &crew, offline).await?;
     outcome.parts.insert("stored".into(), stored as f64);
     outcome.parts.insert("stored a second".into(), stored as f64 / took.max(1e-9));
     Ok(outcome)
 }
 
-/// How many messages the server has taken.
-async fn store(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<u64> {
+/// How many messages the server has taken, and in how many seconds.
+async fn store(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<(u64, f64)> {
     let connections = super::sessions(run, 0, offline.senders, CONCURRENCY, &Arc::default()).await?;
     let meter = Arc::new(Meter::default());
     let mut watch = Watch::begin(run, "offline, storing", "messages", &meter).await?;
+    let start = clock::seconds();
     let mut sending = tokio::task::JoinSet::new();
     for (s, connection) in connections.into_iter().enumerate() {
         let (run, crew, meter) = (run.clone(), crew.clone(), meter.clone());
@@ -77,6 +76,7 @@ async fn store(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<u64> {
         anyhow::Ok(back)
     };
     let back = watch.until(all).await?;
+    let took = clock::seconds() - start;
     run.progress.end();
     close(back).await;
     let refused: u64 = crew.flows.iter().map(|f| f.refused.load(Relaxed)).sum();
@@ -84,7 +84,7 @@ async fn store(run: &Run, crew: &Arc<Crew>, offline: Offline) -> Result<u64> {
     if refused == sent {
         bail!("the server offers no storage for offline accounts (XEP-0160): {}", crew.problems().join("; "));
     }
-    Ok(sent - refused)
+    Ok((sent - refused, took))
 }
 
 async fn send(run: &Run, crew: &Arc<Crew>, mut connection: Connection, s: usize, offline: Offline, meter: &Meter) -> Result<Connection> {

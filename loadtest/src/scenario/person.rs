@@ -296,7 +296,7 @@ impl Person {
                 let start = crew.start();
                 let seconds = |at: u64| at.saturating_sub(start) as f64 / 1e9;
                 let nanos = |at: Option<f64>| at.map_or(u64::MAX, |at| start + (at * 1e9) as u64);
-                let at = *due.get_or_insert_with(|| nanos(crew.curve.after(0.0, *part, *offset)));
+                let at = *due.get_or_insert_with(|| nanos(crew.curve.after(0.0, *part, crew.place(*offset))));
                 if at > now || (matches!(talk.what, What::Page) && !self.pages.as_ref().is_some_and(Pages::is_free)) {
                     return None;
                 }
