@@ -45,6 +45,10 @@ fuzz-all MINUTES="5":
 fuzz-keep TARGET:
     tests/fuzz/keep.sh {{TARGET}}
 
+# The parts of a message's way, by time (divan): framer, parser, head rewriting, modules, store
+bench *ARGS:
+    cargo bench -p chappe-bench {{ARGS}}
+
 # Instructions of one message on each way, without sockets and disk (needs valgrind); `just instructions --profile chat` says where
 instructions *WAYS:
     tests/bench/bench.sh {{WAYS}}

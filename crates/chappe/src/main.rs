@@ -18,6 +18,10 @@ use clap::{Parser, Subcommand};
 
 use crate::reload::Source;
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "chappe",
