@@ -18,7 +18,7 @@ use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 /// What is told about a certificate in force.
@@ -40,6 +40,8 @@ pub struct Loaded {
     by_name: HashMap<String, Arc<CertifiedKey>>,
     first: Arc<CertifiedKey>,
     facts: Vec<Facts>,
+    /// Tickets last no longer than the certificates that were shown with them.
+    tickets: Arc<dyn ProducesTickets>,
 }
 
 /// The certificates in force. A clone is a pointer to the same ones.
@@ -86,10 +88,35 @@ fn server_config(config: &Config, current: &Arc<ArcSwap<Loaded>>) -> anyhow::Res
     let mut tls = builder.with_no_client_auth().with_cert_resolver(Arc::new(BySni(current.clone())));
     // RFC 9266 §4.2: the exporter binds a TLS 1.2 channel only with the extended master secret, and SCRAM relies on it.
     tls.require_ems = true;
-    // A resumed TLS session saves little and would have to be bound to listener and domain; streams resume by XEP-0198.
+    // A client that comes again needs no certificate and no signature (RFC 8446 §2.2): the client holds the session in a
+    // ticket, the server nothing. It is of the name that the client asked for, and each one is as good as a whole handshake:
+    // with fresh keys, without early data.
     tls.session_storage = Arc::new(NoServerSessionStorage {});
-    tls.send_tls13_tickets = 0;
+    tls.ticketer = Arc::new(Tickets(current.clone()));
+    tls.send_tls13_tickets = 1;
     Ok(tls)
+}
+
+/// Tickets of the certificates in force.
+#[derive(Debug)]
+struct Tickets(Arc<ArcSwap<Loaded>>);
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.0.load().tickets.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.load().tickets.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.load().tickets.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.load().tickets.decrypt(cipher)
+    }
 }
 
 #[derive(Debug)]
@@ -129,7 +156,8 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         first.get_or_insert_with(|| key.clone());
         by_name.insert(name, key);
     }
-    Ok(Loaded { by_name, first: first.context("no domain")?, facts })
+    let tickets = aws_lc_rs::Ticketer::new()?;
+    Ok(Loaded { by_name, first: first.context("no domain")?, facts, tickets })
 }
 
 /// The domain as DNS and SNI write it.

@@ -46,11 +46,22 @@ impl ServerCertVerifier for Anything {
     }
 }
 
-/// Runs a handshake in memory: the fingerprint that the client sees.
+/// Runs a handshake in memory, of a client that comes for the first time: the fingerprint that the client sees.
 fn handshake(server: Arc<ServerConfig>, name: &str, version: &'static rustls::SupportedProtocolVersion) -> Result<String, Error> {
+    let connection = connection(server, name, &client(version)?)?;
+    let leaf = connection.peer_certificates().and_then(|c| c.first()).unwrap();
+    Ok(fingerprint(leaf))
+}
+
+/// A client that keeps the tickets that it gets.
+fn client(version: &'static rustls::SupportedProtocolVersion) -> Result<Arc<ClientConfig>, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_protocol_versions(&[version])?;
-    let client = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything)).with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from(name.to_owned()).unwrap())?;
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything)).with_no_client_auth()))
+}
+
+/// A connection's handshake, and a byte from each to the other.
+fn connection(server: Arc<ServerConfig>, name: &str, client: &Arc<ClientConfig>) -> Result<ClientConnection, Error> {
+    let mut client = ClientConnection::new(client.clone(), ServerName::try_from(name.to_owned()).unwrap())?;
     let mut server = ServerConnection::new(server)?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
@@ -73,8 +84,14 @@ fn handshake(server: Arc<ServerConfig>, name: &str, version: &'static rustls::Su
     server.process_new_packets()?;
     let mut got = [0; 1];
     server.reader().read_exact(&mut got).unwrap();
-    let leaf = client.peer_certificates().and_then(|c| c.first()).unwrap();
-    Ok(fingerprint(leaf))
+    server.writer().write_all(b"y").unwrap();
+    let mut wire = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut wire).unwrap();
+    }
+    client.read_tls(&mut wire.as_slice()).unwrap();
+    client.process_new_packets()?;
+    Ok(client)
 }
 
 const V13: &rustls::SupportedProtocolVersion = &rustls::version::TLS13;
@@ -131,4 +148,20 @@ fn configured_certificates_come_first_and_are_swapped_whole() {
     fs::copy(&other.key, &files.key).unwrap();
     tls.swap(load(&config).unwrap());
     assert_ne!(handshake(tls.starttls(), "a.example", V13).unwrap(), before);
+}
+
+#[test]
+fn who_comes_again_needs_no_certificate_until_it_is_another_one() {
+    use rustls::HandshakeKind::{Full, Resumed};
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "domains = ['a.example', 'b.example']");
+    let tls = TlsStore::open(&config).unwrap();
+    for version in [V13, V12] {
+        let client = client(version).unwrap();
+        let kind = |name: &str| connection(tls.starttls(), name, &client).unwrap().handshake_kind();
+        assert_eq!([kind("a.example"), kind("a.example"), kind("a.example")], [Some(Full), Some(Resumed), Some(Resumed)]);
+        assert_eq!(kind("b.example"), Some(Full), "a ticket is of one name");
+        tls.swap(load(&config).unwrap());
+        assert_eq!([kind("a.example"), kind("a.example")], [Some(Full), Some(Resumed)]);
+    }
 }
