@@ -2,7 +2,6 @@
 
 use crate::config::ListenerKind;
 use crate::connection::{self, Message};
-use crate::listen;
 use crate::plane::Plane;
 use actor::{Actor, Clock, Context};
 use frame::{ShardMsg, ToEdge};
@@ -194,10 +193,6 @@ fn admit(plane: &Rc<Plane>, socket: tokio::net::TcpStream, address: SocketAddr, 
         plane.counters.refused_address.increment(1);
         return;
     };
-    if let Err(error) = listen::prepare(&socket) {
-        tracing::debug!(%address, %error, "a connection was gone before it began");
-        return;
-    }
     shared.accepted.fetch_add(1, Ordering::Relaxed);
     plane.counters.accepted.increment(1);
     connection::start(Rc::clone(plane), live, socket, place, kind);

@@ -74,16 +74,18 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = open(address, true)?;
     socket.bind(&SockAddr::from(address))?;
+    // Once here, and not five calls for each connection: what is accepted inherits it on Linux.
+    manner(&socket)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// What every accepted socket gets: no Nagle (a stream's writes are coalesced already), and probes of a silent peer.
-pub(crate) fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+/// No Nagle (a stream's writes are coalesced already), and probes of a silent peer.
+fn manner(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 #[cfg(test)]
@@ -95,6 +97,12 @@ mod tests {
         let listeners = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let address = listeners[0].local_addr().unwrap();
         assert!(listeners.iter().all(|l| l.local_addr().unwrap() == address));
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = listeners.iter().find_map(|l| l.accept().ok()).unwrap().0;
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap(), "inherited");
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        drop(client);
         let error = bind(address, 2).unwrap_err().to_string();
         assert!(error.contains("another program listens") && error.contains(&address.port().to_string()), "{error}");
         let error = bind("192.0.2.1:0".parse().unwrap(), 1).unwrap_err().to_string();

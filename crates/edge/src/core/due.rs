@@ -124,7 +124,7 @@ impl Connection {
             return;
         }
         let probed = match &session.sm {
-            Some(_) => session.write_request(self.c2s.out()),
+            Some(_) => session.write_request(self.c2s.out(), self.now),
             None => session.ping_due(),
         };
         if probed && session.sm.is_none() {
@@ -152,7 +152,7 @@ impl Connection {
         self.probed = self.now;
         let Some(session) = self.session.as_deref_mut() else { return };
         match &session.sm {
-            Some(_) => session.force_request(self.c2s.out()),
+            Some(_) => session.force_request(self.c2s.out(), self.now),
             None => self.write_ping(),
         }
     }
@@ -219,8 +219,8 @@ impl Connection {
             }
             if self.end == End::Closed {
                 at = at.min(self.deadline);
-            } else if let Some(ack) = session.ack_due() {
-                at = at.min(ack);
+            } else {
+                at = [session.ack_due(), session.request_due()].into_iter().flatten().fold(at, Instant::min);
             }
         }
         // Never in the past: a caller that sleeps until then makes progress each time.

@@ -48,6 +48,12 @@ pub const ASK_AFTER: Duration = Duration::from_secs(5);
 pub const LEAVE_WITHIN: Duration = Duration::from_secs(60);
 /// `<r/>` that says nothing new is answered no more often.
 pub const ACK_EVERY: Duration = Duration::from_millis(10);
+/// In a flow of outputs the client is asked for an `<a/>` no more often, on average.
+pub const REQUEST_EVERY: Duration = Duration::from_millis(20);
+/// So many in a row are not in the way of [`REQUEST_EVERY`]: a conversation is no flow.
+pub const REQUESTS_AT_ONCE: u32 = 8;
+/// Behind so many outputs it is asked at the latest.
+pub const REQUEST_AFTER_STANZAS: u64 = 16;
 /// Retries wait at most `retry_after` times two to this power.
 const BACKOFF_MAX: u8 = 4;
 

@@ -78,6 +78,8 @@ pub(super) struct Session {
     requested: u64,
     /// An `<r/>` is not answered yet.
     request_open: bool,
+    /// When all `<r/>` so far would have been written at [`super::REQUEST_EVERY`].
+    requests_paid: Instant,
     pub ping: Option<Box<Ping>>,
 
     pub sm: Option<Sm>,
@@ -119,6 +121,7 @@ impl Session {
             unacked: VecDeque::new(),
             requested: 0,
             request_open: false,
+            requests_paid: Instant::default(),
             ping: None,
             sm: None,
             ack_wanted: false,
@@ -291,20 +294,31 @@ impl Session {
         }
     }
 
-    /// Writes `<r/>` behind outputs that none was written behind; one at a time. Whether it did.
-    pub fn write_request(&mut self, out: &mut impl BufMut) -> bool {
-        let wanted = self.unacked.back().is_some_and(|o| o.m > self.requested) && !self.request_open;
-        if wanted {
-            self.force_request(out);
+    /// When an `<r/>` is due behind outputs that none was written behind: one at a time and at once, so that a client that
+    /// leaves has said what it has; but in a flow of outputs not behind each, since an answer costs both sides as much as a
+    /// stanza.
+    pub fn request_due(&self) -> Option<Instant> {
+        let last = self.unacked.back().filter(|o| o.m > self.requested && !self.request_open && self.sm.is_some())?;
+        let many = last.m - self.requested >= super::REQUEST_AFTER_STANZAS;
+        let ahead = super::REQUEST_EVERY * super::REQUESTS_AT_ONCE;
+        Some(if many { Instant::default() } else { Instant(self.requests_paid.0.saturating_sub(ahead.as_millis() as u64)) })
+    }
+
+    /// Writes `<r/>` if it is due. Whether it did.
+    pub fn write_request(&mut self, out: &mut impl BufMut, now: Instant) -> bool {
+        let due = self.request_due().is_some_and(|at| at <= now);
+        if due {
+            self.force_request(out, now);
         }
-        wanted
+        due
     }
 
     /// Writes `<r/>`.
-    pub fn force_request(&mut self, out: &mut impl BufMut) {
+    pub fn force_request(&mut self, out: &mut impl BufMut, now: Instant) {
         sm::write_request(out);
         self.requested = self.m;
         self.request_open = true;
+        self.requests_paid = self.requests_paid.max(now) + super::REQUEST_EVERY;
     }
 
     /// Whether a ping is due behind outputs of the log (a client without XEP-0198).

@@ -34,7 +34,7 @@ fn an_idle_connection_is_small() {
 fn what_every_connection_has_is_bounded() {
     for (what, bytes, bytes_max) in [
         ("connection", size_of::<Connection>(), 408),
-        ("session", size_of::<super::super::session::Session>(), 296),
+        ("session", size_of::<super::super::session::Session>(), 304),
         ("actor", crate::connection::ACTOR_BYTES, 152),
         ("TLS", size_of::<crate::tls::Tls>(), 1_128),
         ("slot", size_of::<crate::plane::Slot>(), 48),

@@ -141,6 +141,24 @@ fn being_acknowledged_by_the_client() {
     }
 }
 
+/// In a flow not each output has an `<r/>` behind it; 16 without one have.
+#[test]
+fn in_a_flow_the_client_is_asked_less_often() {
+    let mut script = "- resumable\n".to_owned();
+    let deliver = |n: u32, request: &str| format!("core→edge: deliver <message id='{n}'/>\nS: <message id='{n}'/>{request}\n");
+    let asks = "<r xmlns='urn:xmpp:sm:3'/>";
+    let answer = |n: u32| format!("C: <a xmlns='urn:xmpp:sm:3' h='{n}'/>\nedge→core: acked {n}\n");
+    for n in 1..=9 {
+        script += &(deliver(n, asks) + &answer(n));
+    }
+    script += &deliver(10, "");
+    script += &format!("- 19 ms pass\n- 1 ms pass\nS: {asks}\n{}", answer(10));
+    for n in 11..=25 {
+        script += &deliver(n, "");
+    }
+    check(&(script + &deliver(26, asks)));
+}
+
 /// G11: both counts wrap at 2^32.
 #[test]
 fn counts_wrap() {
