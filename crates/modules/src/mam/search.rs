@@ -11,7 +11,7 @@ use frame::SharedStanza;
 use stanza::{Condition, ErrorType, StanzaError};
 use types::{BareJid, Jid, Timestamp};
 
-/// Rows of one read.
+/// Rows of one read, at most: of a search that leaves none out, no more than the page needs.
 const READ_ROWS: usize = 200;
 /// Cells of one read that looks for one row: of several epochs, one is valid.
 const PROBE_CELLS: usize = 8;
@@ -208,7 +208,14 @@ impl Search {
             self.limited = true;
             return Ok(None);
         }
-        Ok(Some(LogScan { first: self.lo, last: self.hi, reverse: self.query.backwards, limit: READ_ROWS }))
+        Ok(Some(LogScan { first: self.lo, last: self.hi, reverse: self.query.backwards, limit: self.read_rows() }))
+    }
+
+    /// Each row that is read is decoded. One more than the page holds says whether there are more, and a few may be of
+    /// another epoch, or be in no archive.
+    fn read_rows(&self) -> usize {
+        let all_match = self.query.with.is_none() && self.query.max > 0;
+        if all_match { READ_ROWS.min(self.query.max - self.found.len() + 1 + PROBE_CELLS) } else { READ_ROWS }
     }
 
     /// The rows that were asked for.
