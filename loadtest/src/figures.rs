@@ -3,6 +3,7 @@
 mod page;
 mod profile;
 mod rows;
+mod sync;
 mod targets;
 
 pub use page::{median, one};
@@ -10,7 +11,7 @@ pub use profile::Profile;
 
 use crate::client::{Account, TlsMode};
 use crate::progress::Progress;
-use crate::scenario::{self, Chat, Outcome, Run};
+use crate::scenario::{self, Archive, Chat, Latency, Outcome, Presence, Run};
 use crate::server::{DOMAIN, Program, Server, Setup, Tuning};
 use crate::tls::{self, Certificate, Trust};
 use anyhow::{Context as _, Result, ensure};
@@ -38,7 +39,7 @@ pub struct Plan {
     pub pairs: usize,
     /// Messages of one sender on their way.
     pub window: u64,
-    /// Messages a second of all together, in the runs at a fixed rate.
+    /// Messages a second of all together, in profiles at a fixed rate.
     pub rate: f64,
     /// Bytes of a body.
     pub body_bytes: usize,
@@ -48,6 +49,10 @@ pub struct Plan {
     pub warm_up: f64,
     /// Seconds of chat measured.
     pub measure: f64,
+    /// Clients that have contacts, and how many contacts each has.
+    pub contacts: [usize; 2],
+    /// Pairs that fill their archives, and how much each of a pair sends.
+    pub archives: [usize; 2],
     /// Whether to look where the time goes.
     pub profile: bool,
 }
@@ -68,17 +73,41 @@ impl Plan {
             ack_every: 5,
             warm_up: 2.0,
             measure: 5.0,
+            contacts: [60, 50],
+            archives: [10, 100],
             profile: true,
         }
     }
 
     /// To see that everything works.
     pub fn quick() -> Plan {
-        Plan { rounds: 1, logins: 60, idle: 100, idle_base: 20, settle: 2, warm_up: 0.5, measure: 2.0, ..Plan::full() }
+        Plan {
+            rounds: 1,
+            logins: 60,
+            idle: 100,
+            idle_base: 20,
+            settle: 2,
+            warm_up: 0.5,
+            measure: 2.0,
+            contacts: [12, 4],
+            archives: [2, 60],
+            ..Plan::full()
+        }
     }
 
-    fn accounts(&self) -> usize {
-        (self.idle + self.idle_base).max(self.logins).max(2 * self.pairs)
+    pub(super) fn accounts(&self) -> usize {
+        (self.idle + self.idle_base).max(self.logins).max(2 * self.pairs).max(self.contacts[0]).max(2 * self.archives[0])
+    }
+
+    fn presence(&self) -> Presence {
+        let [clients, contacts] = self.contacts;
+        Presence { clients, contacts, window: 1, rate: None, warm_up: self.warm_up, seconds: self.measure }
+    }
+
+    fn archive(&self) -> Archive {
+        let [pairs, messages] = self.archives;
+        let (body_bytes, warm_up, seconds) = (self.body_bytes, self.warm_up, self.measure);
+        Archive { pairs, messages: messages as u64, body_bytes, page: 50, rate: None, warm_up, seconds }
     }
 
     fn chat(&self, management: bool, rate: Option<f64>) -> Work {
@@ -108,6 +137,9 @@ pub struct Figures {
     pub plan: Plan,
     /// Load average at the start and the end: more than the number of CPUs says that the machine had other work.
     pub load: [String; 2],
+    /// What the disk takes to make a write durable, in each round.
+    #[serde(default)]
+    pub syncs: Vec<Latency>,
     /// By row, then by server, a run for each round.
     pub rows: Vec<Row>,
     /// Where the time goes.
@@ -166,19 +198,22 @@ pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> 
         prepared.push(bench.prepare(program, plan.accounts()).await?);
     }
     let start = load();
+    let mut syncs = Vec::new();
     let mut rows: Vec<_> = cells(&plan).iter().map(|c| Row { key: c.key.into(), runs: BTreeMap::new() }).collect();
     for round in 1..=plan.rounds {
-        for (cell, row) in cells(&plan).iter().zip(&mut rows) {
+        syncs.push(sync::raw(bench.scratch.path())?);
+        for (n, cell) in cells(&plan).iter().enumerate() {
             // Who begins changes from round to round.
             let mut order: Vec<_> = prepared.iter().collect();
             order.rotate_left(round % prepared.len());
+            let work = cell.work(&rows);
             for server in order {
-                bench.cell(cell, server, &mut row.runs, round).await?;
+                bench.cell(cell, work, server, &mut rows[n].runs, round).await?;
             }
         }
     }
     let profiles = if plan.profile { profile::all(&bench, &prepared, &plan).await? } else { Vec::new() };
-    let figures = Figures { date: crate::clock::today(), machine: machine(), versions, plan, load: [start, load()], rows, profiles };
+    let figures = Figures { date: crate::clock::today(), machine: machine(), versions, plan, load: [start, load()], syncs, rows, profiles };
     std::fs::create_dir_all(out)?;
     std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&figures)? + "\n")?;
     write_page(&figures, out)
@@ -251,7 +286,14 @@ impl Bench {
         Ok((folder, server))
     }
 
-    async fn cell(&self, cell: &Cell, prepared: &Prepared, runs: &mut BTreeMap<String, Vec<Outcome>>, round: usize) -> Result<()> {
+    async fn cell(
+        &self,
+        cell: &Cell,
+        work: Work,
+        prepared: &Prepared,
+        runs: &mut BTreeMap<String, Vec<Outcome>>,
+        round: usize,
+    ) -> Result<()> {
         for tuning in cell.servers.variants(&prepared.program) {
             let name = match tuning {
                 Tuning::Usual => prepared.program.name().to_owned(),
@@ -262,7 +304,7 @@ impl Bench {
             let setup = Setup { archive: cell.archive, tuning };
             let (_folder, server) = self.start(prepared, setup)?;
             let run = self.reach(&server, &prepared.accounts, cell.tls);
-            let outcome = cell.work.run(&run).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;
+            let outcome = work.run(&run).await.with_context(|| format!("{}, {name}: {}", cell.key, server.last_words()))?;
             eprintln!("round {round}, {}, {name}: {}", cell.key, page::line(&outcome));
             runs.entry(name).or_default().push(outcome);
             server.stop()?;

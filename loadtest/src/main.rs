@@ -43,6 +43,9 @@ enum Command {
         /// Clients that log in at the same time
         #[arg(long, default_value_t = scenario::CONCURRENCY)]
         concurrency: usize,
+        /// Resume TLS sessions
+        #[arg(long)]
+        resume: bool,
     },
     /// Sessions with presence and an empty roster
     Idle {
@@ -277,7 +280,9 @@ async fn main() -> Result<()> {
         Command::Run(args) => run::run(args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
-        Command::Login { server, n, concurrency } => server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency }).await?),
+        Command::Login { server, n, concurrency, resume } => {
+            server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency, resume }).await?)
+        }
         Command::Idle { server, n, base, settle } => {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }

@@ -2,16 +2,17 @@
 
 use anyhow::{Context as _, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme};
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whom clients trust.
 #[derive(Clone, Debug)]
@@ -50,6 +51,63 @@ fn roots(pem: &[u8]) -> Result<RootCertStore> {
     }
     ensure!(!roots.is_empty(), "no certificate in it");
     Ok(roots)
+}
+
+/// The same for clients that come again: each login takes a ticket that an earlier one has left, if there is one.
+pub fn resuming(client: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = client.clone();
+    config.resumption = Resumption::store(Arc::new(Tickets::default()));
+    Arc::new(config)
+}
+
+/// Tickets of one server, each used once; rustls' own store keeps eight, which are too few for clients at the same time.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    group: Option<NamedGroup>,
+    tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+/// Tickets that are kept; the oldest gives way.
+const TICKETS_MAX: usize = 4_096;
+
+impl Tickets {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.kept().group = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.kept().group
+    }
+
+    // Clients speak TLS 1.3 only.
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let mut kept = self.kept();
+        if kept.tickets.len() >= TICKETS_MAX {
+            kept.tickets.pop_front();
+        }
+        kept.tickets.push_back(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept().tickets.pop_front()
+    }
 }
 
 #[derive(Debug)]

@@ -169,6 +169,13 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Whether its TLS session is an earlier one's, so that no certificate was shown.
+    pub fn is_resumed(&self) -> bool {
+        matches!(self, Io::Tls(io) if io.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed))
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         match self.get_mut() {

@@ -129,7 +129,7 @@ fn conditions(out: &mut String, figures: &Figures) {
         out,
         "- {} rounds, each server in turn in each; figures are medians, with the least and the greatest. Each run has a fresh process on a fresh copy of the same {} accounts.",
         plan.rounds,
-        (plan.idle + plan.idle_base).max(plan.logins).max(2 * plan.pairs),
+        plan.accounts(),
     );
     let _ = writeln!(
         out,
@@ -141,6 +141,15 @@ fn conditions(out: &mut String, figures: &Figures) {
         out,
         "- login: {} fresh logins, 16 at a time: TCP, (STARTTLS, TLS 1.3 with a whole handshake, ECDSA P-256,) SCRAM-SHA-256, resource. The logout is not in it.",
         plan.logins,
+    );
+    let _ = writeln!(
+        out,
+        "- resumed: the client has a ticket of an earlier session (RFC 8446 §2.2), as clients have that come again; how many servers took is in the raw runs.\n\
+         - presence: {} clients with {} contacts each; each changes its presence when all have seen its last one. Archive: pages of 50 out of archives of {} messages, one after the other, {} readers.",
+        plan.contacts[0],
+        plan.contacts[1],
+        2 * plan.archives[1],
+        2 * plan.archives[0],
     );
     let _ = writeln!(
         out,

@@ -1,8 +1,10 @@
 //! The rows of the figures, and what they aim at. A row is data: its name, what is done, with which servers.
 
-use super::Plan;
+use super::page::of;
+use super::targets::{OURS, RELAY};
+use super::{Plan, Row};
 use crate::client::TlsMode::{self, Plain, StartTls};
-use crate::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use crate::scenario::{self, Archive, Chat, Idle, Login, Outcome, Presence, Run};
 use crate::server::{Program, Tuning};
 use anyhow::Result;
 
@@ -12,6 +14,8 @@ pub(super) enum Work {
     Login(Login),
     Idle(Idle),
     Chat(Chat),
+    Presence(Presence),
+    Archive(Archive),
 }
 
 impl Work {
@@ -20,6 +24,8 @@ impl Work {
             Work::Login(login) => scenario::login(run, login).await,
             Work::Idle(idle) => scenario::idle(run, idle).await,
             Work::Chat(chat) => scenario::chat(run, chat).await,
+            Work::Presence(presence) => scenario::presence(run, presence).await,
+            Work::Archive(archive) => scenario::archive(run, archive).await,
         }
     }
 }
@@ -60,29 +66,63 @@ pub(super) struct Cell {
     pub archive: bool,
     pub work: Work,
     pub servers: Servers,
+    /// Not at the plan's rate, but at half of what the better peer has managed in this row of the same run.
+    pub half_of: Option<&'static str>,
 }
+
+impl Cell {
+    /// What is done, after what the rows before have found.
+    pub fn work(&self, rows: &[Row]) -> Work {
+        match (self.work, self.half_of.and_then(|key| half_rate(rows, key))) {
+            (Work::Chat(chat), Some(rate)) => Work::Chat(Chat { rate: Some(rate), ..chat }),
+            (work, _) => work,
+        }
+    }
+}
+
+/// Half of the better peer's best rate in a row.
+fn half_rate(rows: &[Row], key: &str) -> Option<f64> {
+    let row = rows.iter().find(|r| r.key == key)?;
+    let peers = row.runs.iter().filter(|(name, _)| *name != OURS && *name != RELAY);
+    let rates = peers.filter_map(|(_, runs)| Some(of(runs, |o| Some(o.rate))?.0));
+    rates.max_by(f64::total_cmp).map(|rate| (rate / 2.0).round())
+}
+
+pub(super) const NO_ARCHIVE: &str = "chat, no archive";
+pub(super) const ARCHIVES: &str = "chat, archives";
+/// Their rows at half of the better peer's rate.
+pub(super) const HALF_NO_ARCHIVE: &str = "chat at half of the better peer's rate, no archive";
+pub(super) const HALF_ARCHIVES: &str = "chat at half of the better peer's rate, archives";
 
 pub(super) fn cells(plan: &Plan) -> Vec<Cell> {
     use Servers::{All, Collectors, Relay, Synced};
-    let login = Work::Login(Login { logins: plan.logins, concurrency: scenario::CONCURRENCY });
+    let login = |resume| Work::Login(Login { logins: plan.logins, concurrency: scenario::CONCURRENCY, resume });
     let idle = Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
     let (closed, managed) = (plan.chat(false, None), plan.chat(true, None));
     let open = plan.chat(false, Some(plan.rate));
+    let presence = Work::Presence(plan.presence());
+    let pages = Work::Archive(plan.archive());
     [
-        ("login, plain", Plain, false, login, All),
-        ("login, TLS 1.3", StartTls, false, login, All),
+        ("login, plain", Plain, false, login(false), All),
+        ("login, TLS 1.3", StartTls, false, login(false), All),
+        ("login, TLS 1.3 resumed", StartTls, false, login(true), All),
         ("idle session, plain", Plain, false, idle, Collectors),
         ("idle session, TLS 1.3", StartTls, false, idle, Collectors),
-        ("chat, no archive", Plain, false, closed, Relay),
+        (NO_ARCHIVE, Plain, false, closed, Relay),
         ("chat, no archive, TLS 1.3", StartTls, false, closed, All),
         ("chat, no archive, XEP-0198", Plain, false, managed, All),
-        ("chat, archives", Plain, true, closed, Synced),
+        (ARCHIVES, Plain, true, closed, Synced),
         ("chat, archives, XEP-0198", Plain, true, managed, All),
-        ("chat at a fixed rate, no archive", Plain, false, open, Relay),
+        ("presence, 50 contacts", Plain, false, presence, All),
+        ("archive, pages of 50", Plain, true, pages, All),
+        (HALF_NO_ARCHIVE, Plain, false, open, Relay),
         // Not with a synced archive: Prosody does not manage the rate, and what waits at the end would count as lost.
-        ("chat at a fixed rate, archives", Plain, true, open, All),
+        (HALF_ARCHIVES, Plain, true, open, All),
     ]
-    .map(|(key, tls, archive, work, servers)| Cell { key, tls, archive, work, servers })
+    .map(|(key, tls, archive, work, servers)| {
+        let half_of = [(HALF_NO_ARCHIVE, NO_ARCHIVE), (HALF_ARCHIVES, ARCHIVES)].into_iter().find(|h| h.0 == key).map(|h| h.1);
+        Cell { key, tls, archive, work, servers, half_of }
+    })
     .into()
 }
 
@@ -97,10 +137,10 @@ pub(super) enum Goal {
 
 /// What each row is to reach; a row that is not there yet is listed as not measured.
 pub(super) const TARGETS: [(&str, Goal); 10] = [
-    ("chat, no archive", Goal::Part(10.0)),
+    (NO_ARCHIVE, Goal::Part(10.0)),
     ("chat, no archive, TLS 1.3", Goal::Part(10.0)),
     ("chat, no archive, XEP-0198", Goal::Part(6.0)),
-    ("chat, archives", Goal::Part(8.0)),
+    (ARCHIVES, Goal::Part(8.0)),
     ("presence, 50 contacts", Goal::Part(12.0)),
     ("archive, pages of 50", Goal::Part(20.0)),
     ("login, TLS 1.3", Goal::Part(6.0)),
@@ -124,6 +164,25 @@ mod tests {
         check(Servers::Collectors, &[Usual, DefaultCollector], &[Usual, AllCpus], &[]);
         check(Servers::Synced, &[Usual, SyncedArchive], &[Usual, AllCpus], &[]);
         check(Servers::Relay, &[Usual], &[Usual, AllCpus], &[Usual]);
+    }
+
+    #[test]
+    fn half_of_the_better_peer() {
+        let runs = |rates: &[f64]| rates.iter().map(|rate| Outcome { rate: *rate, ..Outcome::default() }).collect();
+        let all = [
+            ("Prosody", runs(&[900.0])),
+            ("ejabberd", runs(&[500.0])),
+            ("ejabberd, all CPUs", runs(&[1000.0, 3000.0])),
+            (OURS, runs(&[9e9])),
+        ];
+        let row = Row { key: ARCHIVES.into(), runs: all.map(|(name, runs)| (name.to_owned(), runs)).into() };
+        let cell = cells(&Plan::full()).into_iter().find(|c| c.key == HALF_ARCHIVES).unwrap();
+        let rate = |rows: &[Row]| match cell.work(rows) {
+            Work::Chat(chat) => chat.rate,
+            _ => None,
+        };
+        assert_eq!(rate(&[row]), Some(1000.0));
+        assert_eq!(rate(&[]), Some(Plan::full().rate));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What is aimed at, and how far it is reached in the same run.
 
 use super::page::{median, of};
-use super::rows::{Goal, TARGETS};
+use super::rows::{Goal, HALF_ARCHIVES, TARGETS};
 use super::{Figures, Row};
-use crate::scenario::Outcome;
+use crate::scenario::{Latency, Outcome};
 use std::fmt::Write as _;
 
 /// The server whose targets these are.
@@ -49,6 +49,7 @@ pub(super) fn table(out: &mut String, figures: &Figures) {
         };
         let _ = writeln!(out, "| {key} | {wanted} | {} |", line.unwrap_or_else(|| "– | – | not measured".into()));
     }
+    durable(out, figures);
     out.push_str("\nLatencies are to be below those of both peers in every row, p50 and p99. ");
     let late: Vec<_> = figures.rows.iter().flat_map(late).collect();
     if late.is_empty() {
@@ -56,6 +57,21 @@ pub(super) fn table(out: &mut String, figures: &Figures) {
     } else {
         let _ = writeln!(out, "They are not in:\n\n{}", late.join("\n"));
     }
+}
+
+/// Against the raw disk: p50 within 2 ms of one `fdatasync`, p99 within 5 ms.
+fn durable(out: &mut String, figures: &Figures) {
+    let middle = |figure: fn(&Latency) -> f64| Some(median(figures.syncs.iter().map(figure).collect())?.0);
+    let ours = figures.rows.iter().find(|r| r.key == HALF_ARCHIVES).and_then(|r| r.runs.get(OURS));
+    let Some((ours, raw50, raw99)) = ours.zip(middle(|l| l.p50)).zip(middle(|l| l.p99)).map(|((o, a), b)| (o, a, b)) else { return };
+    let (p50, p99) = (of(ours, |o| Some(o.latency?.p50)), of(ours, |o| Some(o.latency?.p99)));
+    let Some(((p50, ..), (p99, ..))) = p50.zip(p99) else { return };
+    let _ = writeln!(
+        out,
+        "\n{HALF_ARCHIVES}: p50 {p50:.2} ms, a raw fdatasync of 4 KiB in the same run {raw50:.2} ms (+ 2: {}); p99 {p99:.2} ms, the raw one's {raw99:.2} ms (+ 5: {}).",
+        state(p50 <= raw50 + 2.0),
+        state(p99 <= raw99 + 5.0),
+    );
 }
 
 fn target(row: &Row, goal: Goal) -> Option<String> {
@@ -95,7 +111,6 @@ fn late(row: &Row) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Latency;
 
     fn runs(values: &[f64], p50: f64) -> Vec<Outcome> {
         let latency = Some(Latency { p50, p99: 10.0 * p50, ..Latency::default() });

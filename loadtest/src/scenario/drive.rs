@@ -143,6 +143,8 @@ async fn live(run: &Run, mut connection: Connection, mut person: Person, account
     loop {
         match carry(&mut connection, &mut person, &mut out).await? {
             Ending::Leave => {
+                // Else what it has not acknowledged waits for the next session (XEP-0198 §4 recommends it).
+                let _ = connection.send(&person.last_ack()).await;
                 connection.close().await;
                 return Ok(());
             }

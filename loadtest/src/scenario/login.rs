@@ -4,6 +4,7 @@ use super::meter::{Meter, Watch};
 use super::{CONCURRENCY, Outcome, Run, close, crowd};
 use crate::client::{self, Connection};
 use crate::clock;
+use crate::tls;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,8 @@ pub struct Login {
     pub logins: usize,
     /// Clients that log in at the same time.
     pub concurrency: usize,
+    /// TLS sessions are resumed (RFC 8446 §2.2) where an earlier login has left a ticket.
+    pub resume: bool,
 }
 
 /// The same, if they come at a rate.
@@ -31,11 +34,13 @@ pub struct Storm {
     pub concurrency: usize,
     /// Logins a second, whatever the server does; without it the next comes when one is in.
     pub rate: Option<f64>,
+    /// See [`Login::resume`].
+    pub resume: bool,
 }
 
 impl Default for Storm {
     fn default() -> Self {
-        Storm { logins: 200, concurrency: CONCURRENCY, rate: None }
+        Storm { logins: 200, concurrency: CONCURRENCY, rate: None, resume: false }
     }
 }
 
@@ -44,7 +49,7 @@ impl Default for Storm {
 /// # Errors
 /// All logins fail.
 pub async fn login(run: &Run, login: Login) -> Result<Outcome> {
-    storm(run, Storm { logins: login.logins, concurrency: login.concurrency, rate: None }).await
+    storm(run, Storm { logins: login.logins, concurrency: login.concurrency, rate: None, resume: login.resume }).await
 }
 
 /// Runs it. `count` is of logins; at a rate their latency counts from when they were due.
@@ -52,6 +57,11 @@ pub async fn login(run: &Run, login: Login) -> Result<Outcome> {
 /// # Errors
 /// All logins fail.
 pub async fn storm(run: &Run, storm: Storm) -> Result<Outcome> {
+    let mut run = run.clone();
+    if storm.resume {
+        run.target.config = tls::resuming(&run.target.config);
+    }
+    let run = &run;
     let warm = super::sessions(run, 0, WARM_UP.min(storm.logins), storm.concurrency, &Arc::default()).await?;
     close(warm).await;
     let meter = Arc::new(Meter::default());
@@ -79,6 +89,10 @@ pub async fn storm(run: &Run, storm: Storm) -> Result<Outcome> {
     watch.until(all).await?;
     let mut outcome = watch.finish().await;
     let sessions = std::mem::take(&mut *sessions.lock().unwrap_or_else(PoisonError::into_inner));
+    if storm.resume {
+        let resumed = sessions.iter().filter(|c| c.io.is_resumed()).count();
+        outcome.parts.insert("TLS sessions resumed".into(), resumed as f64);
+    }
     close(sessions).await;
     outcome.faults = meter.faults();
     outcome.problems = meter.problems();

@@ -236,6 +236,11 @@ impl Person {
         Ok(())
     }
 
+    /// What goes before the end of its stream.
+    pub(super) fn last_ack(&self) -> String {
+        self.management.as_ref().map(|m| format!("<a xmlns='{SM}' h='{}'/>", m.handled)).unwrap_or_default()
+    }
+
     /// Writes what is due behind `out`, and says what comes then.
     pub(super) fn poll(&mut self, now: u64, out: &mut String) -> Result<Next> {
         let phase = self.crew.phase();

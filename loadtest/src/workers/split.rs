@@ -61,7 +61,7 @@ fn works(file: &File, workers: usize) -> Vec<(Work, usize)> {
         Work::Login(all) => {
             let n = parts(workers, &[all.logins, all.concurrency]);
             let (of, at_once) = (spread(all.logins, n), spread(all.concurrency, n));
-            let one = |i| Storm { logins: of(i), concurrency: at_once(i), rate: rate(all.rate, of(i), all.logins) };
+            let one = |i| Storm { logins: of(i), concurrency: at_once(i), rate: rate(all.rate, of(i), all.logins), resume: all.resume };
             (0..n).map(|i| (Work::Login(one(i)), of(i))).collect()
         }
         Work::Idle(all) => {

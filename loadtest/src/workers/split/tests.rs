@@ -69,7 +69,7 @@ proptest! {
         });
         check(&register, &shares, workers);
         prop_assert_eq!((register_sums, shares.len()), ([n, concurrency], workers.min(n).min(concurrency)));
-        let login = file(Work::Login(Storm { logins: n, concurrency, rate: Some(all) }));
+        let login = file(Work::Login(Storm { logins: n, concurrency, rate: Some(all), resume: false }));
         let storm = |f: &File| if let Work::Login(storm) = f.work { storm } else { panic!("{f:?}") };
         let (shares, login_sums) = sums(&login, workers, |f| [storm(f).logins, storm(f).concurrency]);
         check(&login, &shares, workers);
