@@ -10,12 +10,13 @@ pub use page::{median, one};
 pub use profile::Profile;
 
 use crate::client::{Account, TlsMode};
+use crate::file::Work;
 use crate::progress::Progress;
 use crate::scenario::{self, Archive, Chat, Latency, Outcome, Presence, Run};
 use crate::server::{DOMAIN, Program, Server, Setup, Tuning};
 use crate::tls::{self, Certificate, Trust};
 use anyhow::{Context as _, Result, ensure};
-use rows::{Cell, Work, cells};
+use rows::{Cell, cells};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,16 +64,16 @@ impl Plan {
         Plan {
             rounds: 5,
             logins: 400,
-            idle: 600,
-            idle_base: 100,
-            settle: 4,
+            idle: 1_000,
+            idle_base: 200,
+            settle: 3,
             pairs: 25,
             window: 4,
             rate: 400.0,
             body_bytes: 200,
             ack_every: 5,
-            warm_up: 2.0,
-            measure: 5.0,
+            warm_up: 1.0,
+            measure: 3.0,
             contacts: [60, 50],
             archives: [10, 100],
             profile: true,
@@ -110,8 +111,8 @@ impl Plan {
         Archive { pairs, messages: messages as u64, body_bytes, page: 50, rate: None, warm_up, seconds }
     }
 
-    fn chat(&self, management: bool, rate: Option<f64>) -> Work {
-        Work::Chat(Chat {
+    fn chat(&self, management: bool, rate: Option<f64>) -> Chat {
+        Chat {
             pairs: self.pairs,
             window: self.window,
             rate,
@@ -120,7 +121,7 @@ impl Plan {
             body_bytes: self.body_bytes,
             warm_up: self.warm_up,
             measure: self.measure,
-        })
+        }
     }
 }
 
@@ -197,26 +198,31 @@ pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> 
     for program in programs {
         prepared.push(bench.prepare(program, plan.accounts()).await?);
     }
-    let start = load();
-    let mut syncs = Vec::new();
-    let mut rows: Vec<_> = cells(&plan).iter().map(|c| Row { key: c.key.into(), runs: BTreeMap::new() }).collect();
+    let rows = cells(&plan).iter().map(|c| Row { key: c.key.into(), runs: BTreeMap::new() }).collect();
+    let (date, load_now) = (crate::clock::today(), load());
+    let load = [load_now.clone(), load_now];
+    let mut figures = Figures { date, machine: machine(), versions, plan, load, syncs: Vec::new(), rows, profiles: Vec::new() };
+    std::fs::create_dir_all(out)?;
     for round in 1..=plan.rounds {
-        syncs.push(sync::raw(bench.scratch.path())?);
+        figures.syncs.push(sync::raw(bench.scratch.path())?);
         for (n, cell) in cells(&plan).iter().enumerate() {
             // Who begins changes from round to round.
             let mut order: Vec<_> = prepared.iter().collect();
             order.rotate_left(round % prepared.len());
-            let work = cell.work(&rows);
+            let work = cell.work(&figures.rows);
             for server in order {
-                bench.cell(cell, work, server, &mut rows[n].runs, round).await?;
+                bench.cell(cell, &work, server, &mut figures.rows[n].runs, round).await?;
             }
         }
+        // Hours of work: what is known so far is kept.
+        figures.write(out)?;
     }
-    let profiles = if plan.profile { profile::all(&bench, &prepared, &plan).await? } else { Vec::new() };
-    let figures = Figures { date: crate::clock::today(), machine: machine(), versions, plan, load: [start, load()], syncs, rows, profiles };
-    std::fs::create_dir_all(out)?;
-    std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&figures)? + "\n")?;
-    write_page(&figures, out)
+    if figures.plan.profile {
+        figures.profiles = profile::all(&bench, &prepared, &figures.plan).await?;
+        figures.write(out)?;
+    }
+    eprintln!("written: {}", out.join("figures.md").display());
+    Ok(())
 }
 
 /// Writes the page again out of the JSON of an earlier run.
@@ -226,16 +232,22 @@ pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> 
 pub fn again(out: &Path) -> Result<()> {
     let file = out.join("figures.json");
     let text = std::fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
-    write_page(&serde_json::from_str(&text)?, out)
+    serde_json::from_str::<Figures>(&text)?.write_page(out)
 }
 
-/// What somebody wrote under the figures stays.
-fn write_page(figures: &Figures, out: &Path) -> Result<()> {
-    let file = out.join("figures.md");
-    let before = std::fs::read_to_string(&file).unwrap_or_default();
-    std::fs::write(&file, page::page(figures) + page::by_hand(&before))?;
-    eprintln!("written: {}", file.display());
-    Ok(())
+impl Figures {
+    fn write(&mut self, out: &Path) -> Result<()> {
+        self.load[1] = load();
+        std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(self)? + "\n")?;
+        self.write_page(out)
+    }
+
+    /// What somebody wrote under the figures stays.
+    fn write_page(&self, out: &Path) -> Result<()> {
+        let file = out.join("figures.md");
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        Ok(std::fs::write(&file, page::page(self) + page::by_hand(&before))?)
+    }
 }
 
 /// The release binary, brought up to date by cargo.
@@ -289,7 +301,7 @@ impl Bench {
     async fn cell(
         &self,
         cell: &Cell,
-        work: Work,
+        work: &Work,
         prepared: &Prepared,
         runs: &mut BTreeMap<String, Vec<Outcome>>,
         round: usize,

@@ -9,7 +9,7 @@ use loadtest::progress::Progress;
 use loadtest::relay::{self, Relay};
 use loadtest::report;
 use loadtest::run;
-use loadtest::scenario::{self, Chat, Idle, Login, Outcome, Run};
+use loadtest::scenario::{self, Chat, Idle, Outcome, Run, Storm};
 use loadtest::server::{self, Program, Setup, Tuning};
 use loadtest::tls::{self, Trust};
 use loadtest::workers::worker;
@@ -281,7 +281,7 @@ async fn main() -> Result<()> {
         Command::Worker(args) => worker::run(args).await,
         Command::Register(server) => server.tell(&scenario::register(&server.run()?).await?),
         Command::Login { server, n, concurrency, resume } => {
-            server.tell(&scenario::login(&server.run()?, Login { logins: n, concurrency, resume }).await?)
+            server.tell(&scenario::storm(&server.run()?, Storm { logins: n, concurrency, rate: None, resume }).await?)
         }
         Command::Idle { server, n, base, settle } => {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)

@@ -20,7 +20,7 @@ pub use archive::{Archive, archive};
 pub use chat::{Chat, chat};
 pub use group::{Group, group};
 pub use idle::{Idle, idle};
-pub use login::{Login, Storm, login, storm};
+pub use login::{Storm, storm};
 pub use mixed::{Mixed, Weights, mixed};
 pub use offline::{Offline, offline};
 pub use part::{Event, Part, Tick};

@@ -1,8 +1,9 @@
 //! Where the time goes: CPU samples and system calls of each server while it relays chat at a fixed rate.
 
-use super::{Bench, Plan, Prepared, Work};
+use super::{Bench, Plan, Prepared};
 use crate::client::TlsMode;
 use crate::probe::{self, Hot, Probe};
+use crate::scenario;
 use crate::server::{Program, Setup};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -31,21 +32,26 @@ pub struct Profile {
 
 pub(super) async fn all(bench: &Bench, prepared: &[Prepared], plan: &Plan) -> Result<Vec<Profile>> {
     let mut profiles = Vec::new();
-    for (archive, rate) in [(false, None), (false, Some(plan.rate)), (true, None)] {
-        for server in prepared.iter().filter(|p| !archive || p.program.has_accounts()) {
-            eprintln!("profile: {}, archive {archive}, rate {rate:?}", server.program.name());
-            profiles.push(one(bench, server, plan, archive, rate).await?);
+    for (archive, management) in [(false, false), (false, true), (true, false)] {
+        let relays = !archive && !management;
+        for server in prepared.iter().filter(|p| relays || p.program.has_accounts()) {
+            eprintln!("profile: {}, archive {archive}, XEP-0198 {management}", server.program.name());
+            profiles.push(one(bench, server, plan, archive, management).await?);
         }
     }
     Ok(profiles)
 }
 
-async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, rate: Option<f64>) -> Result<Profile> {
+async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, management: bool) -> Result<Profile> {
     let name = prepared.program.name();
-    let loop_kind = rate.map_or_else(|| "closed loop".to_owned(), |r| format!("{r:.0} messages a second"));
     let mut profile = Profile {
         server: name.to_owned(),
-        scenario: format!("chat, {}, {loop_kind}", if archive { "archives" } else { "no archive" }),
+        scenario: match (archive, management) {
+            (false, false) => "chat, no archive",
+            (false, true) => "chat, no archive, XEP-0198",
+            (true, _) => "chat, archives",
+        }
+        .into(),
         parts: Vec::new(),
         symbols: Vec::new(),
         calls: Vec::new(),
@@ -62,12 +68,7 @@ async fn one(bench: &Bench, prepared: &Prepared, plan: &Plan, archive: bool, rat
         let (_folder, server) = bench.start(prepared, setup)?;
         let mut run = bench.reach(&server, &prepared.accounts, TlsMode::Plain);
         run.probe = Some(probe.clone());
-        let Work::Chat(mut chat) = plan.chat(false, rate) else { continue };
-        // Each system call stops for the tracer: a rate that a server manages untraced may be too high.
-        if matches!(probe, Probe::Strace(_)) {
-            chat.rate = chat.rate.map(|rate| rate / 2.0);
-        }
-        let outcome = Work::Chat(chat).run(&run).await?;
+        let outcome = scenario::chat(&run, plan.chat(management, None)).await?;
         server.stop()?;
         if let Err(error) = read(&probe, &prepared.program, outcome.count, &mut profile) {
             profile.missing.push(format!("{error:#}"));

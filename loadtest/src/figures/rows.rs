@@ -4,31 +4,9 @@ use super::page::of;
 use super::targets::{OURS, RELAY};
 use super::{Plan, Row};
 use crate::client::TlsMode::{self, Plain, StartTls};
-use crate::scenario::{self, Archive, Chat, Idle, Login, Outcome, Presence, Run};
+use crate::file::Work;
+use crate::scenario::{Chat, Idle, Storm};
 use crate::server::{Program, Tuning};
-use anyhow::Result;
-
-/// What a row does.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Work {
-    Login(Login),
-    Idle(Idle),
-    Chat(Chat),
-    Presence(Presence),
-    Archive(Archive),
-}
-
-impl Work {
-    pub(super) async fn run(self, run: &Run) -> Result<Outcome> {
-        match self {
-            Work::Login(login) => scenario::login(run, login).await,
-            Work::Idle(idle) => scenario::idle(run, idle).await,
-            Work::Chat(chat) => scenario::chat(run, chat).await,
-            Work::Presence(presence) => scenario::presence(run, presence).await,
-            Work::Archive(archive) => scenario::archive(run, archive).await,
-        }
-    }
-}
 
 /// Which servers a row runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +51,9 @@ pub(super) struct Cell {
 impl Cell {
     /// What is done, after what the rows before have found.
     pub fn work(&self, rows: &[Row]) -> Work {
-        match (self.work, self.half_of.and_then(|key| half_rate(rows, key))) {
-            (Work::Chat(chat), Some(rate)) => Work::Chat(Chat { rate: Some(rate), ..chat }),
-            (work, _) => work,
+        match (&self.work, self.half_of.and_then(|key| half_rate(rows, key))) {
+            (Work::Chat(chat), Some(rate)) => Work::Chat(Chat { rate: Some(rate), ..*chat }),
+            (work, _) => work.clone(),
         }
     }
 }
@@ -96,28 +74,28 @@ pub(super) const HALF_ARCHIVES: &str = "chat at half of the better peer's rate, 
 
 pub(super) fn cells(plan: &Plan) -> Vec<Cell> {
     use Servers::{All, Collectors, Relay, Synced};
-    let login = |resume| Work::Login(Login { logins: plan.logins, concurrency: scenario::CONCURRENCY, resume });
-    let idle = Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
-    let (closed, managed) = (plan.chat(false, None), plan.chat(true, None));
-    let open = plan.chat(false, Some(plan.rate));
+    let login = |resume| Work::Login(Storm { logins: plan.logins, resume, ..Storm::default() });
+    let idle = || Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
+    let chat = |management, rate| Work::Chat(plan.chat(management, rate));
+    let (closed, managed, open) = (|| chat(false, None), || chat(true, None), || chat(false, Some(plan.rate)));
     let presence = Work::Presence(plan.presence());
     let pages = Work::Archive(plan.archive());
     [
         ("login, plain", Plain, false, login(false), All),
         ("login, TLS 1.3", StartTls, false, login(false), All),
         ("login, TLS 1.3 resumed", StartTls, false, login(true), All),
-        ("idle session, plain", Plain, false, idle, Collectors),
-        ("idle session, TLS 1.3", StartTls, false, idle, Collectors),
-        (NO_ARCHIVE, Plain, false, closed, Relay),
-        ("chat, no archive, TLS 1.3", StartTls, false, closed, All),
-        ("chat, no archive, XEP-0198", Plain, false, managed, All),
-        (ARCHIVES, Plain, true, closed, Synced),
-        ("chat, archives, XEP-0198", Plain, true, managed, All),
+        ("idle session, plain", Plain, false, idle(), Collectors),
+        ("idle session, TLS 1.3", StartTls, false, idle(), Collectors),
+        (NO_ARCHIVE, Plain, false, closed(), Relay),
+        ("chat, no archive, TLS 1.3", StartTls, false, closed(), All),
+        ("chat, no archive, XEP-0198", Plain, false, managed(), All),
+        (ARCHIVES, Plain, true, closed(), Synced),
+        ("chat, archives, XEP-0198", Plain, true, managed(), All),
         ("presence, 50 contacts", Plain, false, presence, All),
         ("archive, pages of 50", Plain, true, pages, All),
-        (HALF_NO_ARCHIVE, Plain, false, open, Relay),
+        (HALF_NO_ARCHIVE, Plain, false, open(), Relay),
         // Not with a synced archive: Prosody does not manage the rate, and what waits at the end would count as lost.
-        (HALF_ARCHIVES, Plain, true, open, All),
+        (HALF_ARCHIVES, Plain, true, open(), All),
     ]
     .map(|(key, tls, archive, work, servers)| {
         let half_of = [(HALF_NO_ARCHIVE, NO_ARCHIVE), (HALF_ARCHIVES, ARCHIVES)].into_iter().find(|h| h.0 == key).map(|h| h.1);
@@ -152,6 +130,7 @@ pub(super) const TARGETS: [(&str, Goal); 10] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Outcome;
 
     #[test]
     fn who_runs() {

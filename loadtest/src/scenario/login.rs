@@ -13,18 +13,7 @@ use std::time::Duration;
 /// Logins before the measured ones.
 const WARM_UP: usize = 32;
 
-/// How many, and how many at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Login {
-    /// Logins that are measured.
-    pub logins: usize,
-    /// Clients that log in at the same time.
-    pub concurrency: usize,
-    /// TLS sessions are resumed (RFC 8446 §2.2) where an earlier login has left a ticket.
-    pub resume: bool,
-}
-
-/// The same, if they come at a rate.
+/// How many, how many at a time, or at which rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storm {
@@ -34,7 +23,7 @@ pub struct Storm {
     pub concurrency: usize,
     /// Logins a second, whatever the server does; without it the next comes when one is in.
     pub rate: Option<f64>,
-    /// See [`Login::resume`].
+    /// TLS sessions are resumed (RFC 8446 §2.2) where an earlier login has left a ticket.
     pub resume: bool,
 }
 
@@ -42,14 +31,6 @@ impl Default for Storm {
     fn default() -> Self {
         Storm { logins: 200, concurrency: CONCURRENCY, rate: None, resume: false }
     }
-}
-
-/// Runs it. `count` is of logins.
-///
-/// # Errors
-/// All logins fail.
-pub async fn login(run: &Run, login: Login) -> Result<Outcome> {
-    storm(run, Storm { logins: login.logins, concurrency: login.concurrency, rate: None, resume: login.resume }).await
 }
 
 /// Runs it. `count` is of logins; at a rate their latency counts from when they were due.
