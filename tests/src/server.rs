@@ -3,11 +3,13 @@
 mod chappe;
 mod prosody;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -446,13 +448,18 @@ impl Drop for Server {
     }
 }
 
+/// Ports that this process has given away.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A port on the loopback that nobody has. Below the ephemeral range (32768 and up on Linux): there, a client that knocks at a
 /// server that is down can be given the very port as its own, and so connect to itself.
 fn free_port() -> Result<SocketAddr> {
     for _ in 0..1000 {
         let port = 10_240 + (crate::random() % 21_760) as u16;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        // Tests run side by side, and a server that starts, or starts again, does not have its port for a moment.
+        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        if is_new && TcpListener::bind(address).is_ok() {
             return Ok(address);
         }
     }

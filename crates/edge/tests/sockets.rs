@@ -8,8 +8,8 @@ use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
 use rpc::{Link, ShardMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::{Client, PASSWORD, WAIT, World, now, passed};
 use types::{Epoch, limit};
@@ -183,6 +183,25 @@ fn deliver_to_a_deaf_client(world: &World) -> usize {
     world.shards.wait("detach", |s| s.seen.contains(&"detach".into()));
     drop(client);
     m as usize * body.len()
+}
+
+#[test]
+fn a_burst_in_a_busy_moment_ends_no_stream() {
+    const MESSAGES: u64 = 4_000;
+    let world = World::new(limits());
+    let mut client = world.direct();
+    client.login("romeo");
+    // Its actor gets no turn while its shard delivers.
+    let (conn, ..) = world.shards.state.lock().unwrap().sessions["romeo@im.example"];
+    let (go_on, busy) = mpsc::sync_channel::<()>(0);
+    let until = move || assert!(busy.recv_timeout(WAIT).is_err());
+    assert!(world.planes.run_on(conn.plane, until));
+    for m in 1..=MESSAGES {
+        world.deliver("romeo", m, &m.to_string()).unwrap();
+    }
+    drop(go_on);
+    let got = client.expect(&format!("<body>{MESSAGES}</body></message>"));
+    assert_eq!(got.matches("<body>").count() as u64, MESSAGES);
 }
 
 #[test]
