@@ -208,6 +208,10 @@ impl Loader {
             for (pos, row) in behind {
                 fx.put(&row::bucket(&self.jid, pos.row), row::cell_key(pos), row.encode());
             }
+            // So with the numbers of inputs that are in no row: a client that has heard of one must not hear of a lower one ◊.
+            for (key, value) in self.cells.iter().filter(|(key, _)| key.starts_with(cell::NUMBER)) {
+                fx.put(&partition(&self.jid), key.clone(), value.clone());
+            }
         }
         if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seals.next_epoch() < self.epoch {
             let seal = Seal { by: self.epoch, since: self.seals.next_epoch(), last: log.last() };
