@@ -2,7 +2,7 @@
 //!
 //! Decoding never panics: whatever is cut or odd is [`Corrupt`].
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use types::{BareJid, Jid, Origin, SessionId};
 
 /// A cell that does not decode. The entity refuses to load rather than guess (fails closed).
@@ -99,7 +99,7 @@ impl Reader {
         if data.first() != Some(&version) {
             return Err(Corrupt("format version"));
         }
-        let _ = data.split_to(1);
+        data.advance(1);
         Ok(Reader { data })
     }
 
@@ -123,10 +123,9 @@ impl Reader {
 
     /// One byte.
     pub fn u8(&mut self) -> Result<u8, Corrupt> {
-        if self.data.is_empty() {
-            return Err(Corrupt("cut short"));
-        }
-        Ok(self.data.split_to(1)[0])
+        let first = *self.data.first().ok_or(Corrupt("cut short"))?;
+        self.data.advance(1);
+        Ok(first)
     }
 
     /// Length, then bytes; shares the cell's memory.
@@ -140,17 +139,17 @@ impl Reader {
 
     /// UTF-8.
     pub fn string(&mut self) -> Result<String, Corrupt> {
-        String::from_utf8(self.bytes()?.into()).map_err(|_| Corrupt("utf-8"))
+        self.bytes().and_then(|bytes| Ok(text(&bytes)?.to_owned()))
     }
 
     /// An address in canonical form.
     pub fn jid(&mut self) -> Result<Jid, Corrupt> {
-        Jid::parse(&self.string()?).map_err(|_| Corrupt("jid"))
+        Jid::parse(text(&self.bytes()?)?).map_err(|_| Corrupt("jid"))
     }
 
     /// A bare address in canonical form.
     pub fn bare_jid(&mut self) -> Result<BareJid, Corrupt> {
-        BareJid::parse(&self.string()?).map_err(|_| Corrupt("jid"))
+        BareJid::parse(text(&self.bytes()?)?).map_err(|_| Corrupt("jid"))
     }
 
     /// A session's name.
@@ -178,4 +177,8 @@ impl Reader {
     pub fn end(&self) -> Result<(), Corrupt> {
         if self.is_done() { Ok(()) } else { Err(Corrupt("trailing bytes")) }
     }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Corrupt> {
+    std::str::from_utf8(bytes).map_err(|_| Corrupt("utf-8"))
 }

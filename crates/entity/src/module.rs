@@ -4,7 +4,7 @@
 //! Neither sees a socket, a clock or the store's driver: they see [`State`] and push effects.
 
 use crate::effect::{Effects, Scan};
-use crate::row::Row;
+use crate::row::Kept;
 use crate::session::Session;
 use crate::state::State;
 use frame::{Pos, SharedStanza};
@@ -333,7 +333,7 @@ pub struct Rows {
     /// What was asked.
     pub scan: LogScan,
     /// Valid rows (those beyond a seal are skipped).
-    pub rows: Vec<(Pos, Row)>,
+    pub rows: Vec<(Pos, Kept)>,
     /// The row to go on from, if the range is not exhausted.
     pub next: Option<u64>,
 }

@@ -77,6 +77,42 @@ impl Row {
     }
 }
 
+/// A row as its archive passes it on: the message stays as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// See [`Row::at`].
+    pub at: Timestamp,
+    /// See [`Row::archived`].
+    pub archived: bool,
+    /// What [`Stanza::write`] wrote.
+    pub message: Bytes,
+}
+
+impl Kept {
+    /// What [`Row::encode`] wrote; neither addresses nor the message are read, which is most of what [`Row::decode`] costs.
+    pub fn decode(value: Bytes) -> Result<Kept, Corrupt> {
+        let mut r = Reader::new(value, VERSION)?;
+        let flags = r.u8()?;
+        let at = Timestamp(r.u64()?);
+        let _sender = r.bytes()?;
+        r.origin()?;
+        if flags & OUTBOX != 0 {
+            r.bytes()?;
+        }
+        for _ in 0..r.count()? {
+            r.session()?;
+        }
+        let message = r.bytes()?;
+        r.end()?;
+        Ok(Kept { at, archived: flags & ARCHIVED != 0, message })
+    }
+
+    /// The message, read.
+    pub fn stanza(&self) -> Result<Stanza, Corrupt> {
+        Stanza::decode(self.message.clone()).map_err(|_| Corrupt("stanza"))
+    }
+}
+
 /// A stanza that this server wrote.
 pub fn decode_stanza(bytes: Bytes) -> Result<SharedStanza, Corrupt> {
     Stanza::decode(bytes).map(Arc::new).map_err(|_| Corrupt("stanza"))

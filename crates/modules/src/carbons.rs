@@ -80,7 +80,7 @@ fn copy(state: &State, work: &mut Work, direction: &str, but: impl Fn(&Session) 
     if others.peek().is_none() {
         return;
     }
-    let child = wrapped(direction, ns::CARBONS, &[], None, &stamped(state, work));
+    let child = wrapped(direction, ns::CARBONS, &[], None, &stamped(state, work).to_bytes());
     let carbon = Stanza::new(Kind::Message, work.stanza.type_.clone()).with_from(state.jid.clone()).with_child(child);
     work.copies.extend(others.map(|s| (s.id, Arc::new(carbon.clone().with_to(s.jid.clone())))));
 }

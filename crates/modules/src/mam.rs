@@ -126,7 +126,7 @@ fn give(cx: &mut IqCtx<'_>, session: SessionId, search: Search) -> Answer {
         let id = archive_id(item.row);
         let mut attrs = vec![("id", id.as_str())];
         attrs.extend(found.queryid.as_deref().map(|q| ("queryid", q)));
-        let child = forward::wrapped("result", ns::MAM, &attrs, Some(item.at), &item.stanza);
+        let child = forward::wrapped("result", ns::MAM, &attrs, Some(item.at), &item.message);
         Stanza::new(Kind::Message, stanza::Type::Absent).with_from(own.clone()).with_to(to.clone()).with_child(child)
     };
     let mut results: Vec<Stanza> = found.items.iter().map(result).collect();

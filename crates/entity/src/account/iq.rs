@@ -5,7 +5,7 @@ use crate::codec::Corrupt;
 use crate::effect::{Effect, Effects, ReadId};
 use crate::module::{Action, Answer, At, Ctx, Flow, IqCtx, IqHandler, IqKind, LogScan, Point, Rows, bucket_scan};
 use crate::roster::RosterAnswer;
-use crate::row::{self, Row};
+use crate::row::{self, Kept};
 use crate::state::cell;
 use crate::subscription::Kind;
 use bytes::Bytes;
@@ -360,7 +360,7 @@ impl Account {
         for (key, value) in cells {
             let pos = row::parse_key(&key)?;
             if self.seals.valid(pos) {
-                rows.push((pos, Row::decode(value)?));
+                rows.push((pos, Kept::decode(value)?));
             }
         }
         Ok(Rows { scan, rows, next })

@@ -5,9 +5,10 @@
 //! whether more would follow.
 
 use super::query::Query;
+use bytes::Bytes;
+use entity::codec::Corrupt;
 use entity::module::{LogScan, Rows};
-use entity::row::Row;
-use frame::SharedStanza;
+use entity::row::Kept;
 use stanza::{Condition, ErrorType, StanzaError};
 use types::{BareJid, Jid, Timestamp};
 
@@ -27,7 +28,8 @@ pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) struct Item {
     pub row: u64,
     pub at: Timestamp,
-    pub stanza: SharedStanza,
+    /// As it was written when it came.
+    pub message: Bytes,
 }
 
 /// A page, and what is known of it.
@@ -211,7 +213,7 @@ impl Search {
         Ok(Some(LogScan { first: self.lo, last: self.hi, reverse: self.query.backwards, limit: self.read_rows() }))
     }
 
-    /// Each row that is read is decoded. One more than the page holds says whether there are more, and a few may be of
+    /// Each row that is read costs. One more than the page holds says whether there are more, and a few may be of
     /// another epoch, or be in no archive.
     fn read_rows(&self) -> usize {
         let all_match = self.query.with.is_none() && self.query.max > 0;
@@ -234,8 +236,8 @@ impl Search {
                     (None, _) => self.lo = self.hi + 1,
                 }
                 for (pos, row) in rows.rows {
-                    if self.matches(&row) {
-                        self.add(pos.row, row);
+                    if self.matches(&row).map_err(|_| Condition::InternalServerError)? {
+                        self.push(Item { row: pos.row, at: row.at, message: row.message });
                     }
                 }
             }
@@ -249,8 +251,8 @@ impl Search {
         let found = rows.rows.into_iter().find(|(pos, row)| Some(pos.row) == wanted && row.archived);
         let (pos, row) = found.ok_or(Condition::ItemNotFound)?;
         let asked_for = self.query.ids.as_ref().is_some_and(|ids| ids.binary_search(&pos.row).is_ok());
-        if asked_for && self.matches(&row) {
-            self.found.push(Item { row: pos.row, at: row.at, stanza: row.stanza });
+        if asked_for && self.matches(&row).map_err(|_| Condition::InternalServerError)? {
+            self.found.push(Item { row: pos.row, at: row.at, message: row.message });
         }
         Ok(())
     }
@@ -269,16 +271,12 @@ impl Search {
         }
     }
 
-    fn add(&mut self, row: u64, found: Row) {
-        self.push(Item { row, at: found.at, stanza: found.stanza });
-    }
-
     fn push(&mut self, item: Item) {
         self.counted += 1;
         if self.query.max == 0 || self.limited {
             return;
         }
-        let bytes = item.stanza.encoded_len_hint();
+        let bytes = item.message.len();
         let full = self.found.len() >= self.query.max || (!self.found.is_empty() && self.bytes + bytes > PAGE_BYTES_MAX);
         if full {
             self.limited = true;
@@ -289,16 +287,14 @@ impl Search {
     }
 
     /// §4.1.1
-    fn matches(&self, row: &Row) -> bool {
-        if !row.archived {
-            return false;
-        }
-        let Some(with) = &self.query.with else { return true };
+    fn matches(&self, row: &Kept) -> Result<bool, Corrupt> {
+        let Some(with) = self.query.with.as_ref().filter(|_| row.archived) else { return Ok(row.archived) };
         let own = self.own.as_jid();
-        let (from, to) = (row.stanza.from.as_ref().unwrap_or(own), row.stanza.to.as_ref().unwrap_or(own));
+        let stanza = row.stanza()?;
+        let (from, to) = (stanza.from.as_ref().unwrap_or(own), stanza.to.as_ref().unwrap_or(own));
         let same = |jid: &Jid| if with.is_bare() { jid.bare_str() == with.as_str() } else { jid == with };
         // Otherwise every message would match.
-        if with == own { same(from) && same(to) } else { same(from) || same(to) }
+        Ok(if with == own { same(from) && same(to) } else { same(from) || same(to) })
     }
 
     /// The page.
@@ -325,7 +321,7 @@ impl Search {
 impl Found {
     /// No more than so many, and so many bytes: what is farthest from where the page begins is left for the next one.
     pub fn limit(&mut self, items_max: usize, bytes_max: usize) {
-        let len = |i: &Item| i.stanza.encoded_len_hint();
+        let len = |i: &Item| i.message.len();
         let mut bytes: usize = self.items.iter().map(len).sum();
         while self.items.len() > items_max || (bytes > bytes_max && self.items.len() > 1) {
             let gone = if self.backwards { self.items.remove(0) } else { self.items.remove(self.items.len() - 1) };
@@ -340,28 +336,18 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use entity::row::Owed;
     use entity::testing::jid;
     use frame::Pos;
     use stanza::{MessageType, Stanza};
-    use std::sync::Arc;
-    use types::{Epoch, Origin};
+    use types::Epoch;
 
     /// Answer reads with one row each, archived if `archived` says so, until the search ends; how many there were.
     fn drive(search: &mut Search, archived: impl Fn(u64) -> bool) -> Result<usize, StanzaError> {
-        let stanza = Arc::new(Stanza::message(jid("juliet"), MessageType::Chat).with_from(jid("romeo")).with_body("b"));
+        let message = Stanza::message(jid("juliet"), MessageType::Chat).with_from(jid("romeo")).with_body("b").to_bytes();
         let mut reads = 0;
         while let Some(scan) = search.next_scan()? {
             reads += 1;
-            let row = Row {
-                at: Timestamp(1),
-                sender: jid("romeo"),
-                origin: Origin::default(),
-                target: None,
-                archived: archived(scan.first),
-                owed: Owed::new(),
-                stanza: stanza.clone(),
-            };
+            let row = Kept { at: Timestamp(1), archived: archived(scan.first), message: message.clone() };
             let next = (scan.first < scan.last).then_some(scan.first + 1);
             search.take(Rows { scan, rows: vec![(Pos { row: scan.first, epoch: Epoch(1) }, row)], next })?;
         }
