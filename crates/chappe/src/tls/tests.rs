@@ -165,3 +165,15 @@ fn who_comes_again_needs_no_certificate_until_it_is_another_one() {
         assert_eq!([kind("a.example"), kind("a.example")], [Some(Full), Some(Resumed)]);
     }
 }
+
+#[test]
+fn the_server_chooses_aes_128() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = TlsStore::open(&config(folder.path(), "")).unwrap();
+    for (version, suite) in [(V13, CipherSuite::TLS13_AES_128_GCM_SHA256), (V12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)] {
+        let client = client(version).unwrap();
+        assert_eq!(client.crypto_provider().cipher_suites[0].suite(), CipherSuite::TLS13_AES_256_GCM_SHA384, "what clients begin with");
+        let got = connection(tls.starttls(), "localhost", &client).unwrap().negotiated_cipher_suite();
+        assert_eq!(got.map(|s| s.suite()), Some(suite));
+    }
+}
