@@ -84,6 +84,10 @@ bad-input *IDS:
     cargo build --release -p chappe
     CHAPPE_BIN=$PWD/target/release/chappe cargo run --release -p chappe-tests --bin bad-input -- {{IDS}}
 
+# A server built with a profile of itself under load (llvm-tools by rustup; a quarter of an hour): target/guided/chappe
+guided:
+    loadtest/guided.sh
+
 # CPU and memory beside Prosody (from Debian) in the same run, into docs/figures.md: `just figures --quick --out target`
 figures *ARGS:
     cargo run --release -p chappe-loadtest -- figures {{ARGS}}

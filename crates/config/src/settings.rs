@@ -273,7 +273,7 @@ settings! {
 
     /// The embedded store.
     store "store" "store." Store {
-        /// How long the first write of a group waits for others to share its flush.
+        /// How long the first write of a group waits for others to share its flush; while many write, 2 ms at least.
         group_wait: Duration = Duration::ZERO, Restart, "0ms" to "1s";
         /// Below so much free disk space, messages are refused with `resource-constraint`.
         low_space: Option<Bytes> = Some(Bytes(1 << 30)), Restart, "1MiB" to "1024GiB";

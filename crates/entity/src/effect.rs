@@ -13,7 +13,9 @@ pub type ReadId = u64;
 pub enum Effect {
     /// Commit this batch.
     Write(Batch),
-    /// Tell a connection, when everything written so far is durable.
+    /// Commit this batch, in its place; no connection waits for it.
+    Later(Batch),
+    /// Tell a connection, when everything written so far is durable, but for what was written later.
     Edge(ConnId, ShardMsg),
     /// Tell another entity. A [`PeerMsg::Forward`] leaves at once, with its ticket, where one journal orders both ends;
     /// everything else waits as [`Effect::Edge`] does.
@@ -57,6 +59,16 @@ impl Effects {
     /// Write one cell.
     pub fn put(&mut self, partition: &Partition, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.op(partition, Op::Put { key: key.into(), value: value.into() });
+    }
+
+    /// What was written since the list had `from` effects is written later.
+    pub fn defer(&mut self, from: usize) {
+        for effect in self.list.iter_mut().skip(from) {
+            if let Effect::Write(batch) = effect {
+                let empty = Batch { partition: batch.partition.clone(), ops: smallvec![] };
+                *effect = Effect::Later(std::mem::replace(batch, empty));
+            }
+        }
     }
 
     /// Remove one cell.

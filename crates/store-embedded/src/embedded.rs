@@ -12,15 +12,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use store::{Completion, Health, Order, PlaneId, Read, Sink, Store, StoreError};
+use store::{Completion, Health, LATER_MAX, Order, PlaneId, Read, Sink, Store, StoreError};
 use types::{Batch, Epoch, ShardId, Ticket};
 
 /// How often the mark and the free space are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 
+/// Behind a group of so many entries the next one waits this long for company, at least: who sends that much waits for the disk
+/// anyhow, and half of the flushes and of the wakes behind them take a quarter off the CPU of a message.
+const BUSY_ENTRIES: usize = 16;
+const BUSY_WAIT: Duration = Duration::from_millis(2);
+
 /// What can be set. The defaults suit a single node with some gigabytes free.
 pub struct Options {
-    /// Microseconds that a group waits for more to come. 0: it takes what waits while the last one is flushed.
+    /// Microseconds that a group waits for more to come. 0: it takes what waits while the last one is flushed, and waits only
+    /// behind large ones.
     pub group_wait_us: u64,
     /// Bytes of one group, about; one batch at least.
     pub group_bytes_max: usize,
@@ -189,7 +195,15 @@ impl Store for Embedded {
     }
 
     fn commit(&self, _plane: PlaneId, stamp: u64, batch: Batch) -> Ticket {
-        self.shared.push(Entry::Batch { stamp, batch })
+        self.shared.push(Entry::Batch { stamp, batch }, false)
+    }
+
+    fn commit_later(&self, _plane: PlaneId, stamp: u64, batch: Batch) -> Ticket {
+        self.shared.push(Entry::Batch { stamp, batch }, true)
+    }
+
+    fn hurry(&self, ticket: Ticket) {
+        self.shared.hurry(ticket);
     }
 
     fn read(&self, plane: PlaneId, id: u64, after: Ticket, read: Read) {
@@ -197,7 +211,7 @@ impl Store for Embedded {
     }
 
     fn raise_epoch(&self, plane: PlaneId, shard: ShardId, expected: Option<Epoch>, to: Epoch) {
-        self.shared.push(Entry::Epoch { plane, shard, expected, to });
+        self.shared.push(Entry::Epoch { plane, shard, expected, to }, false);
     }
 
     fn health(&self) -> Health {
@@ -235,7 +249,9 @@ fn take_mark(dir: &DataDir) -> Result<MarkFile, OpenError> {
 
 /// The writer's thread: a group of all that waits, again and again, until closed and empty, or failed.
 fn write_groups<D: Disk>(shared: &Shared, mut committer: Committer<D>, wait: Duration, bytes_max: usize) {
-    while let Some((last, entries)) = next_group(shared, wait, bytes_max) {
+    let mut busy = false;
+    while let Some((last, entries)) = next_group(shared, if busy { wait.max(BUSY_WAIT) } else { wait }, bytes_max) {
+        busy = entries.len() >= BUSY_ENTRIES;
         let done = match committer.begin(last, entries).and_then(|()| committer.finish()) {
             Ok(Some(done)) => done,
             Ok(None) => continue,
@@ -255,6 +271,14 @@ fn next_group(shared: &Shared, wait: Duration, bytes_max: usize) -> Option<(Tick
             return None;
         }
         commits = shared.work.wait(commits).unwrap_or_else(PoisonError::into_inner);
+    }
+    let clock = Clock::start();
+    while commits.may_wait() && commits.queue.bytes() < bytes_max && !commits.closed && !shared.failed.load(Ordering::Acquire) {
+        let left = clock.left(LATER_MAX);
+        if left.is_zero() {
+            break;
+        }
+        commits = shared.work.wait_timeout(commits, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     let clock = (!wait.is_zero()).then(Clock::start);
     while let Some(left) = clock.as_ref().map(|c| c.left(wait)).filter(|left| !left.is_zero()) {

@@ -1,6 +1,7 @@
 //! The threads over a disk that stalls and fails on request.
 
-use crate::journal::{Damage, Disk, DiskError, QUEUE_ENTRIES_MAX, Recovered, Survey, Write};
+use crate::journal::{Damage, Disk, DiskError, Entry, QUEUE_ENTRIES_MAX, Recovered, Survey, Write};
+use crate::shared::{ReadJob, Shared, lock};
 use crate::source::Source;
 use crate::{Embedded, Options, READS_MAX};
 use bytes::Bytes;
@@ -214,6 +215,39 @@ fn a_panic_of_the_engine_answers_the_read_and_the_reader_goes_on() {
     w.reads.set(Mode::Go);
     w.store.read(w.plane, 2, Ticket::NONE, read());
     assert!(matches!(w.heard.recv_timeout(SOON), Ok(Completion::Read { id: 2, result: Ok(_) })));
+}
+
+#[test]
+fn what_nobody_waits_for_begins_no_group() {
+    let shared = Shared::new(0, Box::new(|_| ()));
+    let may_wait = || lock(&shared.commits).may_wait();
+    let push = |later| shared.push(Entry::Batch { stamp: 0, batch: batch() }, later);
+    let take_some = |bytes_max| lock(&shared.commits).queue.take(bytes_max).map(|(last, entries)| (last.0, entries.len()));
+    let take = || take_some(usize::MAX);
+    assert_eq!((push(true), push(true), may_wait()), (Ticket(1), Ticket(2), true));
+    assert_eq!((push(false), may_wait(), take(), may_wait()), (Ticket(3), false, Some((3, 3)), true), "it goes with the next one");
+    push(true);
+    push(true);
+    shared.hurry(Ticket(3));
+    assert!(may_wait(), "that one is on its way");
+    shared.hurry(Ticket(4));
+    assert!(!may_wait());
+    // A group that is full without it leaves it waited for.
+    assert_eq!((take_some(1), may_wait()), (Some((4, 1)), true));
+    shared.ask(Ticket(5), ReadJob { plane: PlaneId(0), id: 1, read: read() });
+    assert_eq!((may_wait(), take(), may_wait()), (false, Some((5, 1)), true), "a read waits for it");
+    shared.hurry(Ticket(u64::MAX));
+    assert!(may_wait(), "a ticket of a store that failed");
+}
+
+#[test]
+fn what_nobody_waits_for_becomes_durable_all_the_same() {
+    let w = world();
+    let alone = w.store.commit_later(w.plane, 1, batch());
+    assert_eq!(w.heard.recv_timeout(SOON), Ok(Completion::Durable(alone)));
+    let at_the_end = w.store.commit_later(w.plane, 2, batch());
+    drop(w.store);
+    assert_eq!(w.heard.try_iter().last(), Some(Completion::Durable(at_the_end)));
 }
 
 #[test]

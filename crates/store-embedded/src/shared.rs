@@ -40,6 +40,15 @@ pub(crate) struct Commits {
     pub closed: bool,
     /// Callers that wait for room.
     pub held: usize,
+    /// Somebody waits for the last entry that has this ticket, or an earlier one.
+    pub wanted: Ticket,
+}
+
+impl Commits {
+    /// Nobody waits for anything in the queue.
+    pub fn may_wait(&self) -> bool {
+        self.wanted.0 <= self.queue.taken().0
+    }
 }
 
 #[derive(Default)]
@@ -99,27 +108,32 @@ impl Shared {
         }
     }
 
-    /// Queue an entry; waits while the queue is full. When the store has failed or closes nothing is queued, and the
+    /// Queue an entry. If nobody waits for it (`later`), neither does the writer begin for it. Waits while the queue is full. When the store has failed or closes nothing is queued, and the
     /// ticket is one that never becomes durable.
-    pub fn push(&self, entry: Entry) -> Ticket {
+    pub fn push(&self, entry: Entry, later: bool) -> Ticket {
         let mut commits = lock(&self.commits);
         let mut entry = entry;
         loop {
             if commits.closed || self.failed.load(Ordering::Acquire) {
                 return Ticket(u64::MAX);
             }
-            let idle = commits.queue.is_empty();
+            let (empty, idle) = (commits.queue.is_empty(), commits.may_wait());
             match commits.queue.push(entry) {
                 Ok(ticket) => {
                     self.high.store(commits.queue.is_high(), Ordering::Relaxed);
+                    if !later {
+                        commits.wanted = ticket;
+                    }
                     drop(commits);
-                    if idle {
+                    if empty || idle && !later {
                         self.work.notify_one();
                     }
                     return ticket;
                 }
                 Err((Full::Queue, back)) => {
                     entry = back;
+                    commits.wanted = commits.queue.last();
+                    self.work.notify_one();
                     commits.held += 1;
                     commits = self.room.wait(commits).unwrap_or_else(PoisonError::into_inner);
                     commits.held -= 1;
@@ -130,6 +144,18 @@ impl Shared {
                     return Ticket(u64::MAX);
                 }
             }
+        }
+    }
+
+    /// Somebody waits for a ticket that nobody waited for.
+    pub fn hurry(&self, ticket: Ticket) {
+        let mut commits = lock(&self.commits);
+        let idle = commits.may_wait();
+        commits.wanted = ticket.min(commits.queue.last()).max(commits.wanted);
+        let wakes = idle && !commits.may_wait();
+        drop(commits);
+        if wakes {
+            self.work.notify_one();
         }
     }
 
@@ -155,6 +181,9 @@ impl Shared {
 
     /// Queue a read, or refuse it.
     pub fn ask(&self, after: Ticket, job: ReadJob) {
+        if after.0 > self.durable.load(Ordering::Acquire) {
+            self.hurry(after);
+        }
         let mut reads = lock(&self.reads);
         // Under the lock: `fail` sets it and then lets go what waits.
         let failed = self.failed.load(Ordering::Acquire);

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod memory;
 
 use bytes::Bytes;
+use std::time::Duration;
 use types::{Batch, Epoch, Partition, ShardId, Ticket};
 
 /// How the commits of one node are ordered.
@@ -179,6 +180,9 @@ pub enum Completion {
     },
 }
 
+/// See [`Store::commit_later`].
+pub const LATER_MAX: Duration = Duration::from_millis(50);
+
 /// Where entities' batches go. Non-blocking (but see [`Health::Busy`]), callable from any thread.
 pub trait Store: Send + Sync + 'static {
     /// One order over all commits of this node, or none.
@@ -200,6 +204,15 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// `stamp` is epoch << 32 | commit number: the write timestamp of every cell of the batch.
     fn commit(&self, plane: PlaneId, stamp: u64, batch: Batch) -> Ticket;
+
+    /// As [`Store::commit`], for what nobody waits for: a journal may let it wait for company, until something behind it is
+    /// committed or waited for, for [`LATER_MAX`] at most.
+    fn commit_later(&self, plane: PlaneId, stamp: u64, batch: Batch) -> Ticket {
+        self.commit(plane, stamp, batch)
+    }
+
+    /// Somebody waits for `ticket` now, which [`Store::commit_later`] gave.
+    fn hurry(&self, _ticket: Ticket) {}
 
     /// Ordered scan, answered by [`Completion::Read`] with the same `id`.
     ///

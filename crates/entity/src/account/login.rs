@@ -128,8 +128,12 @@ impl Account {
         let id = SessionId { epoch: self.state.epoch.0, seq: self.counters.session };
         let session = Session::new(id, jid.clone(), Attach(1), Link::Attached(conn), self.bind_stamp(ctx));
         self.add_session(session);
+        let from = fx.list.len();
         self.write_session(id, None, fx);
         self.write_counters(fx);
+        if dies_with_its_edge(ctx) {
+            fx.defer(from);
+        }
         Ok(Bound { session: id, attach: Attach(1), jid })
     }
 
@@ -520,7 +524,11 @@ impl Account {
         } else {
             // It never had a number of its own.
             self.state.log.forget_number(id);
+            let from = fx.list.len();
             fx.delete(&self.state.partition(), SessionRow::key(id));
+            if dies_with_its_edge(ctx) {
+                fx.defer(from);
+            }
         }
         self.reroute(ctx, id, fx);
     }
@@ -595,6 +603,12 @@ impl Account {
     pub(super) fn session_jid(&self, id: SessionId) -> Option<FullJid> {
         self.state.session(id).map(|s| s.jid.clone())
     }
+}
+
+/// A session that cannot be resumed ends with the stream. Where edges and cores are one process, its row tells the next owner
+/// no more than who saw it: other entities hear of it when that is durable, its own client at once.
+fn dies_with_its_edge(ctx: &Ctx<'_>) -> bool {
+    ctx.settings.attaching.is_zero()
 }
 
 /// What a client has not acknowledged, for the edge that resumes it.

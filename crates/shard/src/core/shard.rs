@@ -177,7 +177,7 @@ impl Shard {
 
     fn continue_load(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let (busy, need) = (slot.is_committing(), slot.need);
+        let (busy, need) = (slot.is_committing(), slot.all());
         let Entity::Loading(loading) = &mut slot.entity else { return };
         if busy {
             return; // An earlier life's batch is in flight: its outcome first.
@@ -370,7 +370,7 @@ impl Shard {
                         && !planted::is(Bug::NoTicket)
                         && let Some(slot) = self.slots.get_mut(jid)
                     {
-                        slot.need = slot.need.max(ticket.0);
+                        slot.wait_for(ticket);
                     }
                     let from = peer.from.clone();
                     let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
@@ -426,7 +426,8 @@ impl Shard {
     fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, mut fx: Effects, cx: &mut Cx<'_>) {
         for effect in fx.list.drain(..) {
             match effect {
-                Effect::Write(batch) => self.write(jid, batch, cx),
+                Effect::Write(batch) => self.write(jid, batch, false, cx),
+                Effect::Later(batch) => self.write(jid, batch, true, cx),
                 Effect::Live => self.mark(jid, true, cx),
                 Effect::NotLive => self.mark(jid, false, cx),
                 Effect::Edge(conn, msg @ ShardMsg::Resumed { .. }) if planted::is(Bug::ResumedInFlight) => {
@@ -453,15 +454,19 @@ impl Shard {
         }
         let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
         let op = if live { Op::Put { key, value: Bytes::from_static(b"\x01") } } else { Op::Delete { key } };
-        self.write(jid, Batch { partition: self.live_partition(), ops: smallvec![op] }, cx);
+        // The obligation itself is written behind it, and nothing rests on the mark alone.
+        self.write(jid, Batch { partition: self.live_partition(), ops: smallvec![op] }, true, cx);
     }
 
-    fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {
+    fn write(&mut self, jid: &BareJid, batch: Batch, later: bool, cx: &mut Cx<'_>) {
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
         if self.order == Order::Journal {
-            let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
-            slot.need = slot.need.max(ticket.0);
+            if later {
+                slot.wait_later(cx.shared.store.commit_later(cx.shared.plane, stamp, batch));
+            } else {
+                slot.wait_for(cx.shared.store.commit(cx.shared.plane, stamp, batch));
+            }
         } else {
             slot.need += 1;
             slot.own.get_or_insert_default().waiting.push_back(batch);
@@ -505,7 +510,7 @@ impl Shard {
             && self.order == Order::Journal
             && cx.shared.directory.is_local(cx.shared.directory.shard_of(to))
         {
-            *ticket = Ticket(self.slots.get(jid).map_or(0, |s| s.need));
+            *ticket = self.need_all(jid, cx);
             return self.peer(jid, to, msg, cx);
         }
         if let Some(frame) = self.peer_frame(jid, to, msg, cx) {
@@ -515,13 +520,25 @@ impl Shard {
 
     fn say(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
         let order = self.order;
+        let to_edge = matches!(what, Said::Frame(Out::Edge(_)));
+        let all = if to_edge { Ticket::NONE } else { self.need_all(jid, cx) };
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let need = slot.need;
+        let need = slot.need.max(all.0);
         if slot.lane.is_empty() && is_durable(order, slot, need, cx) {
             return self.speak(jid, what, cx);
         }
         slot.lane.push_back(Held { need, what });
         self.waiting.insert(jid.clone());
+    }
+
+    /// Everything that an entity has written: somebody waits for it now.
+    fn need_all(&self, jid: &BareJid, cx: &Cx<'_>) -> Ticket {
+        let Some(slot) = self.slots.get(jid) else { return Ticket::NONE };
+        let all = Ticket(slot.all());
+        if all.0 > slot.need && all > cx.durable {
+            cx.shared.store.hurry(all);
+        }
+        all
     }
 
     fn speak(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {

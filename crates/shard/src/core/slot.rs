@@ -19,6 +19,8 @@ pub(super) struct Slot {
     pub poison: Option<Box<Poison>>,
     /// Marked in the shard's `live` index.
     pub live: bool,
+    /// How far behind `need` the last batch lies that connections do not wait for.
+    later: u32,
 }
 
 /// The batches of an entity where the store gives no order to those of different partitions.
@@ -77,7 +79,27 @@ pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
-        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live }
+        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live, later: 0 }
+    }
+
+    /// Under a journal: everything written so far, and what it rests on.
+    pub fn all(&self) -> u64 {
+        self.need.saturating_add(self.later.into())
+    }
+
+    /// Under a journal: whatever is said from here on waits for this.
+    pub fn wait_for(&mut self, ticket: Ticket) {
+        let all = self.all();
+        self.need = self.need.max(ticket.0);
+        self.later = u32::try_from(all.saturating_sub(self.need)).unwrap_or(0);
+    }
+
+    /// Under a journal: what is said from here on waits for this, but not what connections hear.
+    pub fn wait_later(&mut self, ticket: Ticket) {
+        match u32::try_from(ticket.0.saturating_sub(self.need)) {
+            Ok(later) => self.later = later.max(self.later),
+            Err(_) => self.wait_for(ticket),
+        }
     }
 
     /// It waits for the store.

@@ -170,6 +170,34 @@ fn nothing_is_said_before_it_is_durable() {
 }
 
 #[test]
+fn a_login_waits_for_no_flush_but_who_hears_of_it_does() {
+    let mut b = Bench::new(Order::Journal);
+    b.session("romeo@x", 2);
+    b.edge("juliet@x", 1, EdgeMsg::Create { req: ReqId(1), credentials: "keys".into() });
+    b.settle();
+    b.edge("juliet@x", 1, EdgeMsg::Bind { req: ReqId(2), resource: Some("r".into()), random: [1; 16] });
+    let early = said(&b.pump());
+    let [ShardMsg::Bound { result: Ok(bound), .. }] = &early[..] else { panic!("{early:?}") };
+    let written = b.store.waiting();
+    assert!(written > 0, "the session's row is on its way");
+    b.submit("juliet@x", 1, bound.session, 1, "<presence to='romeo@x/r'/>");
+    assert_eq!((delivered(&b.pump()).len(), b.store.waiting()), (0, written));
+    assert_eq!(delivered(&b.settle()).len(), 1);
+    // One that can be resumed is promised something.
+    let enable = EdgeMsg::Enable { req: ReqId(3), session: bound.session, attach: Attach(1), resume_secs: Some(60), random: [2; 16] };
+    b.edge("juliet@x", 1, enable);
+    assert!(b.pump().is_empty());
+    assert!(said(&b.settle()).iter().any(|m| matches!(m, ShardMsg::Enabled { .. })));
+    // Where edges outlive cores, every session is.
+    let mut b = Bench::new(Order::PerBatch);
+    b.edge("juliet@x", 1, EdgeMsg::Create { req: ReqId(1), credentials: "keys".into() });
+    b.settle();
+    b.edge("juliet@x", 1, EdgeMsg::Bind { req: ReqId(2), resource: Some("r".into()), random: [1; 16] });
+    assert!(b.pump().is_empty());
+    assert!(said(&b.settle()).iter().any(|m| matches!(m, ShardMsg::Bound { result: Ok(_), .. })));
+}
+
+#[test]
 fn one_flush_from_sender_to_recipient() {
     let mut b = Bench::new(Order::Journal);
     let juliet = b.session("juliet@x", 1);

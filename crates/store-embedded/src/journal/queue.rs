@@ -119,12 +119,17 @@ impl Queue {
         }
         self.bytes -= bytes;
         let entries = self.waiting.drain(..count).collect();
-        Some((Ticket(self.last - self.waiting.len() as u64), entries))
+        Some((self.taken(), entries))
     }
 
     /// The last ticket given.
     pub fn last(&self) -> Ticket {
         Ticket(self.last)
+    }
+
+    /// The last ticket that was taken; those behind it wait.
+    pub fn taken(&self) -> Ticket {
+        Ticket(self.last - self.waiting.len() as u64)
     }
 
     /// Bytes that wait, about.
