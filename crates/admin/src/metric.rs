@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Bounds of every histogram, in seconds. Without them the exporter would render summaries, which cannot be added up.
 const SECONDS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -27,6 +28,8 @@ impl Metrics {
     pub fn install() -> Result<Metrics, InstallError> {
         let handle = PrometheusBuilder::new().set_buckets(SECONDS_BUCKETS)?.install_recorder()?;
         metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory of the process.");
+        // A counter by nature, but counters here count whole numbers.
+        metrics::describe_gauge!("process_cpu_seconds_total", "CPU time of the process, user and system, in seconds.");
         metrics::describe_gauge!("process_open_fds", "Open file descriptors of the process.");
         Ok(Metrics(handle))
     }
@@ -45,6 +48,8 @@ impl Metrics {
         if let Some(bytes) = resident_bytes() {
             metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
         }
+        let used = clock_gettime(ClockId::ProcessCPUTime);
+        metrics::gauge!("process_cpu_seconds_total").set(used.tv_sec as f64 + used.tv_nsec as f64 / 1e9);
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             metrics::gauge!("process_open_fds").set(open.count() as f64);
         }

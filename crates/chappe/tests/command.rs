@@ -254,7 +254,10 @@ fn probes_answer_over_http() {
     assert!(get("/livez").starts_with("HTTP/1.1 200"));
     let ready = get("/readyz?verbose=1");
     assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("ready\n"), "{ready}");
-    assert!(get("/metrics").contains("process_resident_memory_bytes"));
+    let page = get("/metrics");
+    assert!(page.contains("process_resident_memory_bytes"));
+    let cpu = page.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")?.parse::<f64>().ok());
+    assert!(cpu.is_some_and(|seconds| seconds > 0.0), "{page}");
     assert!(get("/api/v1/users").starts_with("HTTP/1.1 401"));
     assert!(get("/%2e%2e/").starts_with("HTTP/1.1 400"));
 }
