@@ -12,6 +12,7 @@ pub use profile::Profile;
 use crate::client::{Account, TlsMode};
 use crate::file::Work;
 use crate::progress::Progress;
+use crate::report;
 use crate::scenario::{self, Archive, Chat, Latency, Outcome, Presence, Run};
 use crate::server::{DOMAIN, Program, Server, Setup, Tuning};
 use crate::tls::{self, Certificate, Trust};
@@ -221,7 +222,7 @@ pub async fn run(plan: Plan, chappe: Option<PathBuf>, out: &Path) -> Result<()> 
         figures.profiles = profile::all(&bench, &prepared, &figures.plan).await?;
         figures.write(out)?;
     }
-    eprintln!("written: {}", out.join("figures.md").display());
+    eprintln!("written: {0}/figures.md, {0}/figures.html, {0}/figures.json", out.display());
     Ok(())
 }
 
@@ -238,7 +239,9 @@ pub fn again(out: &Path) -> Result<()> {
 impl Figures {
     fn write(&mut self, out: &Path) -> Result<()> {
         self.load[1] = load();
-        std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(self)? + "\n")?;
+        let json = out.join("figures.json");
+        std::fs::write(&json, serde_json::to_string(self)? + "\n")?;
+        report::write(&[json], "Chappe and its peers", &out.join("figures.html"))?;
         self.write_page(out)
     }
 

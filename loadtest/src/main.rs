@@ -110,7 +110,7 @@ enum Command {
         #[arg(long, default_value_t = 5.0)]
         noise: f64,
     },
-    /// Start Chappe, its peers and the relay in turn, run everything on each, write docs/figures.md and docs/figures.json
+    /// Start Chappe, its peers and the relay in turn, run everything on each, write docs/figures.md, .html (plots) and .json
     Figures(FiguresArgs),
 }
 

@@ -96,7 +96,7 @@ pub fn page(figures: &Figures) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "# Figures\n\nWritten by `loadtest figures` on {}; edit only the part below the figures. The raw runs are in [figures.json](figures.json).\n",
+        "# Figures\n\nWritten by `loadtest figures` on {}; edit only the part below the figures. Plots are in [figures.html](figures.html), the raw runs in [figures.json](figures.json).\n",
         figures.date
     );
     conditions(&mut out, figures);
