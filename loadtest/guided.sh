@@ -39,13 +39,14 @@ load() { # SCENARIO OPTION…
 }
 begin
 "$loadtest" register --server "$address" --tls plain --accounts 400 >/dev/null
+"$loadtest" register --server "$address" --tls plain --accounts 60 --prefix friend >/dev/null
 for transport in plain starttls; do
     load chat --transport "$transport" --set seconds=5
     load login --transport "$transport" --set logins=400
 done
 load login --transport starttls --set logins=400 --set resume=true
 load chat --transport plain --set management=true --set seconds=5
-load presence --transport plain --set clients=60 --set rate=100 --set seconds=5 --accounts 60 --prefix user
+load presence --transport plain --set clients=60 --set rate=100 --set seconds=5
 load reconnect --transport plain --set seconds=5
 stop
 begin --archive

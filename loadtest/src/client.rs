@@ -288,9 +288,15 @@ impl Connection {
     async fn enable(&mut self, how: &str) -> Result<Element> {
         ensure!(self.features.child("sm", SM).is_some(), "the server offers no stream management (XEP-0198)");
         self.send(&format!("<enable xmlns='{SM}'{how}/>")).await?;
-        let answer = self.next().await?;
-        ensure!(answer.name == "enabled" && answer.ns == SM, "XEP-0198: {answer:?}");
-        Ok(answer)
+        loop {
+            let answer = self.next().await?;
+            if answer.ns == SM {
+                ensure!(answer.name == "enabled", "XEP-0198: {answer:?}");
+                return Ok(answer);
+            }
+            // An account with contacts hears of them, and what comes before this answer is not counted (§3).
+            ensure!(matches!(&*answer.name, "message" | "presence" | "iq"), "XEP-0198: {answer:?}");
+        }
     }
 
     /// Takes up an earlier session in place of binding: the server's count of stanzas that it had from it, or what it

@@ -254,3 +254,24 @@ fn refusals_have_their_condition() {
     let error = or_lacking::<()>(Err(lacking.into()), "dance").unwrap_err();
     assert_eq!(error.to_string(), "the server offers no dance: service-unavailable");
 }
+
+#[test]
+fn what_comes_before_management_is_on_is_not_the_answer() {
+    let enabled = |before: &str, answer: &str| {
+        let mut script = sasl("SCRAM-SHA-256", PROOF_256);
+        script.push(("resume='true'/>", format!("{before}{answer}")));
+        runtime().block_on(async {
+            let (ours, theirs) = tokio::io::duplex(PIECE_MAX);
+            let server = tokio::spawn(async move { play(theirs, script, &[7]).await });
+            let mut connection = enter(Io::Memory(ours), Options::default(), &account(None)).await.unwrap();
+            let id = connection.enable_resumption().await.map_err(|e| e.to_string());
+            server.abort();
+            id
+        })
+    };
+    let answer = format!("<enabled xmlns='{SM}' id='x' resume='true'/>");
+    assert_eq!(enabled("", &answer), Ok("x".into()));
+    assert_eq!(enabled("<presence from='a@localhost/r'/><message/>", &answer), Ok("x".into()));
+    assert!(enabled("", &format!("<failed xmlns='{SM}'/>")).unwrap_err().starts_with("XEP-0198"));
+    assert!(enabled("<stream:error/>", &answer).is_err());
+}
