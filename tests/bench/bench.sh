@@ -19,7 +19,7 @@ for way in "${ways[@]}"; do
     short=$(count 5) long=$(count 15)
     messages=$(target/release/path "$way" 10 | sed 's/ .*//')
     now=$(((long - short) / messages))
-    before=$(sed -n "s/^$way *//p" "$known" 2>/dev/null || true) # none yet
+    before=$(sed -n "s/^$way  *//p" "$known" 2>/dev/null || true) # none yet
     printf '%-24s %8d instructions a message, before %s\n' "$way" "$now" "${before:-?}"
     [ -z "$before" ] || [ $((now * 100)) -le $((before * 103)) ] || worse=1
     lines+=("$(printf '%-24s %8d' "$way" "$now")")
