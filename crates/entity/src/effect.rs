@@ -13,9 +13,9 @@ pub type ReadId = u64;
 pub enum Effect {
     /// Commit this batch.
     Write(Batch),
-    /// Commit this batch, in its place; no connection waits for it.
-    Later(Batch),
-    /// Tell a connection, when everything written so far is durable, but for what was written later.
+    /// Commit this batch, in its place. What this one connection hears does not wait for it; all else does.
+    Later(ConnId, Batch),
+    /// Tell a connection, when everything written so far is durable.
     Edge(ConnId, ShardMsg),
     /// Tell another entity. A [`PeerMsg::Forward`] leaves at once, with its ticket, where one journal orders both ends;
     /// everything else waits as [`Effect::Edge`] does.
@@ -61,12 +61,12 @@ impl Effects {
         self.op(partition, Op::Put { key: key.into(), value: value.into() });
     }
 
-    /// What was written since the list had `from` effects is written later.
-    pub fn defer(&mut self, from: usize) {
+    /// What was written since the list had `from` effects is written [later](Effect::Later).
+    pub fn defer(&mut self, from: usize, conn: ConnId) {
         for effect in self.list.iter_mut().skip(from) {
             if let Effect::Write(batch) = effect {
                 let empty = Batch { partition: batch.partition.clone(), ops: smallvec![] };
-                *effect = Effect::Later(std::mem::replace(batch, empty));
+                *effect = Effect::Later(conn, std::mem::replace(batch, empty));
             }
         }
     }

@@ -389,7 +389,7 @@ impl World {
 
     fn effect(&mut self, from: &BareJid, effect: Effect) {
         match effect {
-            Effect::Write(batch) | Effect::Later(batch) => {
+            Effect::Write(batch) | Effect::Later(_, batch) => {
                 let cells = self.cells.entry(batch.partition).or_default();
                 for op in batch.ops {
                     match op {

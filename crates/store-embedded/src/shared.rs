@@ -108,8 +108,8 @@ impl Shared {
         }
     }
 
-    /// Queue an entry. If nobody waits for it (`later`), neither does the writer begin for it. Waits while the queue is full. When the store has failed or closes nothing is queued, and the
-    /// ticket is one that never becomes durable.
+    /// Queue an entry; waits while the queue is full. The writer does not begin for one that nobody waits for (`later`). When
+    /// the store has failed or closes nothing is queued, and the ticket is one that never becomes durable.
     pub fn push(&self, entry: Entry, later: bool) -> Ticket {
         let mut commits = lock(&self.commits);
         let mut entry = entry;

@@ -131,8 +131,10 @@ impl Account {
         let from = fx.list.len();
         self.write_session(id, None, fx);
         self.write_counters(fx);
-        if dies_with_its_edge(ctx) {
-            fx.defer(from);
+        // Where edges and cores are one process, a session that cannot be resumed ends with it: the row tells the next owner no more than
+        // who has seen the session. Its own client need not wait for that.
+        if ctx.settings.attaching.is_zero() {
+            fx.defer(from, conn);
         }
         Ok(Bound { session: id, attach: Attach(1), jid })
     }
@@ -524,11 +526,7 @@ impl Account {
         } else {
             // It never had a number of its own.
             self.state.log.forget_number(id);
-            let from = fx.list.len();
             fx.delete(&self.state.partition(), SessionRow::key(id));
-            if dies_with_its_edge(ctx) {
-                fx.defer(from);
-            }
         }
         self.reroute(ctx, id, fx);
     }
@@ -603,12 +601,6 @@ impl Account {
     pub(super) fn session_jid(&self, id: SessionId) -> Option<FullJid> {
         self.state.session(id).map(|s| s.jid.clone())
     }
-}
-
-/// A session that cannot be resumed ends with the stream. Where edges and cores are one process, its row tells the next owner
-/// no more than who saw it: other entities hear of it when that is durable, its own client at once.
-fn dies_with_its_edge(ctx: &Ctx<'_>) -> bool {
-    ctx.settings.attaching.is_zero()
 }
 
 /// What a client has not acknowledged, for the edge that resumes it.

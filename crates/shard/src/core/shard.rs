@@ -177,7 +177,8 @@ impl Shard {
 
     fn continue_load(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let (busy, need) = (slot.is_committing(), slot.all());
+        slot.wait_for_all();
+        let (busy, need) = (slot.is_committing(), slot.need);
         let Entity::Loading(loading) = &mut slot.entity else { return };
         if busy {
             return; // An earlier life's batch is in flight: its outcome first.
@@ -370,7 +371,7 @@ impl Shard {
                         && !planted::is(Bug::NoTicket)
                         && let Some(slot) = self.slots.get_mut(jid)
                     {
-                        slot.wait_for(ticket);
+                        slot.need = slot.need.max(ticket.0);
                     }
                     let from = peer.from.clone();
                     let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
@@ -426,8 +427,8 @@ impl Shard {
     fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, mut fx: Effects, cx: &mut Cx<'_>) {
         for effect in fx.list.drain(..) {
             match effect {
-                Effect::Write(batch) => self.write(jid, batch, false, cx),
-                Effect::Later(batch) => self.write(jid, batch, true, cx),
+                Effect::Write(batch) => self.write(jid, batch, cx),
+                Effect::Later(conn, batch) => self.write_later(jid, batch, conn, cx),
                 Effect::Live => self.mark(jid, true, cx),
                 Effect::NotLive => self.mark(jid, false, cx),
                 Effect::Edge(conn, msg @ ShardMsg::Resumed { .. }) if planted::is(Bug::ResumedInFlight) => {
@@ -454,19 +455,34 @@ impl Shard {
         }
         let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
         let op = if live { Op::Put { key, value: Bytes::from_static(b"\x01") } } else { Op::Delete { key } };
-        // The obligation itself is written behind it, and nothing rests on the mark alone.
-        self.write(jid, Batch { partition: self.live_partition(), ops: smallvec![op] }, true, cx);
+        let batch = Batch { partition: self.live_partition(), ops: smallvec![op] };
+        if self.order == Order::Journal {
+            // The obligation itself is written behind it, and nothing rests on the mark alone.
+            let stamp = self.stamp();
+            cx.shared.store.commit_later(cx.shared.plane, stamp, batch);
+        } else {
+            self.write(jid, batch, cx);
+        }
     }
 
-    fn write(&mut self, jid: &BareJid, batch: Batch, later: bool, cx: &mut Cx<'_>) {
+    fn write_later(&mut self, jid: &BareJid, batch: Batch, conn: ConnId, cx: &mut Cx<'_>) {
+        if self.order != Order::Journal {
+            return self.write(jid, batch, cx);
+        }
+        if self.slots.get(jid).is_some_and(|s| !s.is_for_later(conn)) {
+            self.need_all(jid, cx);
+        }
+        let stamp = self.stamp();
+        let Some(slot) = self.slots.get_mut(jid) else { return };
+        slot.wait_later(cx.shared.store.commit_later(cx.shared.plane, stamp, batch), conn);
+    }
+
+    fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
         if self.order == Order::Journal {
-            if later {
-                slot.wait_later(cx.shared.store.commit_later(cx.shared.plane, stamp, batch));
-            } else {
-                slot.wait_for(cx.shared.store.commit(cx.shared.plane, stamp, batch));
-            }
+            let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
+            slot.need = slot.need.max(ticket.0);
         } else {
             slot.need += 1;
             slot.own.get_or_insert_default().waiting.push_back(batch);
@@ -510,7 +526,8 @@ impl Shard {
             && self.order == Order::Journal
             && cx.shared.directory.is_local(cx.shared.directory.shard_of(to))
         {
-            *ticket = self.need_all(jid, cx);
+            self.need_all(jid, cx);
+            *ticket = Ticket(self.slots.get(jid).map_or(0, |s| s.need));
             return self.peer(jid, to, msg, cx);
         }
         if let Some(frame) = self.peer_frame(jid, to, msg, cx) {
@@ -520,10 +537,12 @@ impl Shard {
 
     fn say(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
         let order = self.order;
-        let to_edge = matches!(what, Said::Frame(Out::Edge(_)));
-        let all = if to_edge { Ticket::NONE } else { self.need_all(jid, cx) };
+        let waits = !matches!(&what, Said::Frame(Out::Edge(to)) if self.slots.get(jid).is_some_and(|s| s.is_for_later(to.conn)));
+        if waits {
+            self.need_all(jid, cx);
+        }
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let need = slot.need.max(all.0);
+        let need = slot.need;
         if slot.lane.is_empty() && is_durable(order, slot, need, cx) {
             return self.speak(jid, what, cx);
         }
@@ -531,14 +550,12 @@ impl Shard {
         self.waiting.insert(jid.clone());
     }
 
-    /// Everything that an entity has written: somebody waits for it now.
-    fn need_all(&self, jid: &BareJid, cx: &Cx<'_>) -> Ticket {
-        let Some(slot) = self.slots.get(jid) else { return Ticket::NONE };
-        let all = Ticket(slot.all());
-        if all.0 > slot.need && all > cx.durable {
-            cx.shared.store.hurry(all);
+    /// Somebody waits for everything that an entity has written.
+    fn need_all(&mut self, jid: &BareJid, cx: &Cx<'_>) {
+        let later = self.slots.get_mut(jid).and_then(Slot::wait_for_all);
+        if let Some(ticket) = later.filter(|ticket| *ticket > cx.durable) {
+            cx.shared.store.hurry(ticket);
         }
-        all
     }
 
     fn speak(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {

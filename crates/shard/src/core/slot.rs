@@ -4,7 +4,7 @@ use super::Out;
 use entity::{Account, Loader, ReadId, Scan};
 use frame::ToShardBody;
 use std::collections::{BTreeSet, VecDeque};
-use types::{BareJid, Batch, Origin, SessionId, Ticket};
+use types::{BareJid, Batch, ConnId, Origin, SessionId, Ticket};
 
 /// See the module.
 pub(super) struct Slot {
@@ -19,8 +19,15 @@ pub(super) struct Slot {
     pub poison: Option<Box<Poison>>,
     /// Marked in the shard's `live` index.
     pub live: bool,
-    /// How far behind `need` the last batch lies that connections do not wait for.
-    later: u32,
+    /// Under a journal: what all but one connection wait for.
+    pub later: Option<Box<Later>>,
+}
+
+/// See [`Slot::later`].
+pub(super) struct Later {
+    ticket: Ticket,
+    /// The connection that does not wait for it.
+    but: ConnId,
 }
 
 /// The batches of an entity where the store gives no order to those of different partitions.
@@ -79,27 +86,24 @@ pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
-        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live, later: 0 }
+        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live, later: None }
     }
 
-    /// Under a journal: everything written so far, and what it rests on.
-    pub fn all(&self) -> u64 {
-        self.need.saturating_add(self.later.into())
+    /// Under a journal: what is said from here on waits for this, but not what one connection hears.
+    pub fn wait_later(&mut self, ticket: Ticket, but: ConnId) {
+        self.later = Some(Box::new(Later { ticket, but }));
     }
 
-    /// Under a journal: whatever is said from here on waits for this.
-    pub fn wait_for(&mut self, ticket: Ticket) {
-        let all = self.all();
-        self.need = self.need.max(ticket.0);
-        self.later = u32::try_from(all.saturating_sub(self.need)).unwrap_or(0);
+    /// Under a journal: somebody hears of what was written, and it is no longer for later.
+    pub fn wait_for_all(&mut self) -> Option<Ticket> {
+        let later = self.later.take()?;
+        self.need = self.need.max(later.ticket.0);
+        Some(later.ticket)
     }
 
-    /// Under a journal: what is said from here on waits for this, but not what connections hear.
-    pub fn wait_later(&mut self, ticket: Ticket) {
-        match u32::try_from(ticket.0.saturating_sub(self.need)) {
-            Ok(later) => self.later = later.max(self.later),
-            Err(_) => self.wait_for(ticket),
-        }
+    /// What this connection hears need not wait.
+    pub fn is_for_later(&self, conn: ConnId) -> bool {
+        self.later.as_ref().is_some_and(|later| later.but == conn)
     }
 
     /// It waits for the store.
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn what_every_account_has_is_bounded() {
         for (what, bytes, bytes_max) in [
-            ("slot", size_of::<Slot>(), 80),
+            ("slot", size_of::<Slot>(), 88),
             ("account", size_of::<Account>(), 608),
             ("session", size_of::<entity::session::Session>(), 296),
         ] {

@@ -183,6 +183,15 @@ fn a_login_waits_for_no_flush_but_who_hears_of_it_does() {
     b.submit("juliet@x", 1, bound.session, 1, "<presence to='romeo@x/r'/>");
     assert_eq!((delivered(&b.pump()).len(), b.store.waiting()), (0, written));
     assert_eq!(delivered(&b.settle()).len(), 1);
+    // Nor does an older session of the account hear of a new one that a crash could make a ghost.
+    b.edge("juliet@x", 3, EdgeMsg::Bind { req: ReqId(2), resource: Some("new".into()), random: [3; 16] });
+    let early = said(&b.pump());
+    let [ShardMsg::Bound { result: Ok(new), .. }] = &early[..] else { panic!("{early:?}") };
+    let new = new.session;
+    let written = b.store.waiting();
+    b.submit("juliet@x", 3, new, 1, "<presence to='juliet@x/r'/>");
+    assert_eq!((delivered(&b.pump()).len(), b.store.waiting()), (0, written));
+    assert_eq!(delivered(&b.settle()).len(), 1);
     // One that can be resumed is promised something.
     let enable = EdgeMsg::Enable { req: ReqId(3), session: bound.session, attach: Attach(1), resume_secs: Some(60), random: [2; 16] };
     b.edge("juliet@x", 1, enable);

@@ -2,7 +2,7 @@
 
 use super::disk::SimDisk;
 use crate::journal::{Committer, DiskError, Entry, Full, MarkTimer, Queue, RecoverError, Recovered, recover};
-use ::store::{Cell, Completion, Health, Order, PlaneId, Read, Sink, Store};
+use ::store::{Cell, Completion, Health, LATER_MAX, Order, PlaneId, Read, Sink, Store};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -83,6 +83,8 @@ struct Life {
     events: BTreeMap<(Instant, u64), Event>,
     waiting: BTreeMap<(Ticket, u64), (PlaneId, u64, Read)>,
     durable: Ticket,
+    /// Somebody waits for this one.
+    wanted: Ticket,
     busy: bool,
     mark: MarkTimer,
     failed: Option<String>,
@@ -91,6 +93,8 @@ struct Life {
 
 enum Event {
     Begin,
+    /// What nobody waits for has waited long enough.
+    Late,
     Finish,
     Read(PlaneId, u64, Read),
 }
@@ -249,6 +253,7 @@ impl Life {
             events: BTreeMap::new(),
             waiting: BTreeMap::new(),
             durable: Ticket::NONE,
+            wanted: Ticket::NONE,
             busy: false,
             mark: MarkTimer::new(mark, now),
             failed: None,
@@ -284,6 +289,10 @@ impl Inner {
         self.now = self.now.max(at);
         Some(match event {
             Event::Begin => self.begin(),
+            Event::Late => {
+                self.want(Ticket(u64::MAX));
+                Told::new()
+            }
             Event::Finish => self.finish(),
             Event::Read(plane, id, read) => {
                 let life = self.life.as_ref()?;
@@ -294,6 +303,12 @@ impl Inner {
     }
 
     fn begin(&mut self) -> Told {
+        if let Some(life) = self.life.as_mut().filter(|life| !life.queue.is_empty() && life.wanted <= life.queue.taken()) {
+            life.busy = false;
+            self.sequence += 1;
+            life.events.insert((self.now + LATER_MAX, self.sequence), Event::Late);
+            return Told::new();
+        }
         let fails = self.faults.commit_fails > 0.0 && self.rng.random_bool(self.faults.commit_fails);
         let slow = self.faults.slow_sync > 0.0 && self.rng.random_bool(self.faults.slow_sync);
         let takes = between(&mut self.rng, if slow { self.faults.slow_sync_ms } else { self.faults.sync_ms });
@@ -346,7 +361,18 @@ impl Inner {
         told
     }
 
-    fn push(&mut self, plane: PlaneId, entry: Entry) -> Ticket {
+    /// Somebody waits for a ticket.
+    fn want(&mut self, ticket: Ticket) {
+        let Some(life) = self.life.as_mut().filter(|l| l.failed.is_none()) else { return };
+        life.wanted = ticket.min(life.queue.last()).max(life.wanted);
+        if !life.busy && life.wanted > life.queue.taken() {
+            life.busy = true;
+            self.sequence += 1;
+            life.events.insert((self.now, self.sequence), Event::Begin);
+        }
+    }
+
+    fn push(&mut self, plane: PlaneId, entry: Entry, later: bool) -> Ticket {
         let Some(life) = self.life.as_mut().filter(|l| l.failed.is_none() && l.sinks.contains_key(&plane)) else {
             return Ticket(u64::MAX);
         };
@@ -357,10 +383,11 @@ impl Inner {
                 return Ticket(u64::MAX);
             }
         };
-        if !life.busy {
-            life.busy = true;
+        if !later {
+            self.want(ticket);
+        } else if !life.busy {
             self.sequence += 1;
-            life.events.insert((self.now, self.sequence), Event::Begin);
+            life.events.insert((self.now + LATER_MAX, self.sequence), Event::Late);
         }
         ticket
     }
@@ -386,7 +413,15 @@ impl Store for SimStore {
     }
 
     fn commit(&self, plane: PlaneId, stamp: u64, batch: Batch) -> Ticket {
-        self.lock().push(plane, Entry::Batch { stamp, batch })
+        self.lock().push(plane, Entry::Batch { stamp, batch }, false)
+    }
+
+    fn commit_later(&self, plane: PlaneId, stamp: u64, batch: Batch) -> Ticket {
+        self.lock().push(plane, Entry::Batch { stamp, batch }, true)
+    }
+
+    fn hurry(&self, ticket: Ticket) {
+        self.lock().want(ticket);
     }
 
     fn read(&self, plane: PlaneId, id: u64, after: Ticket, read: Read) {
@@ -398,11 +433,12 @@ impl Store for SimStore {
             life.events.insert((inner.now + takes, inner.sequence), Event::Read(plane, id, read));
         } else {
             life.waiting.insert((after, inner.sequence), (plane, id, read));
+            inner.want(after);
         }
     }
 
     fn raise_epoch(&self, plane: PlaneId, shard: ShardId, expected: Option<Epoch>, to: Epoch) {
-        self.lock().push(plane, Entry::Epoch { plane, shard, expected, to });
+        self.lock().push(plane, Entry::Epoch { plane, shard, expected, to }, false);
     }
 
     fn health(&self) -> Health {
