@@ -98,8 +98,8 @@ impl DataDir {
             }
         }
         let lock = lock(path)?;
-        // Again under the lock: somebody could have begun it meanwhile.
-        if read_format(path)?.is_none() {
+        // Again under the lock: somebody could have begun it meanwhile. One of an earlier format is one of this format as it is.
+        if read_format(path)? != Some(FORMAT) {
             write_format(path).map_err(io)?;
         }
         Ok(DataDir { path: path.to_owned(), _lock: lock })
@@ -170,8 +170,8 @@ fn is_fresh(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// True for this program's format, none if there is no file.
-fn read_format(path: &Path) -> Result<Option<()>, OpenError> {
+/// A format that this program reads, none if there is no file.
+fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let dir = path.to_owned();
     let text = match fs::read_to_string(path.join(FORMAT_FILE)) {
         Ok(text) => text,
@@ -181,7 +181,7 @@ fn read_format(path: &Path) -> Result<Option<()>, OpenError> {
     let found = text.lines().find_map(|line| line.strip_prefix("format = ")?.trim().parse::<u32>().ok());
     match found {
         Some(found) if found > FORMAT => Err(OpenError::Newer { dir, found }),
-        Some(FORMAT) => Ok(Some(())),
+        Some(1..=FORMAT) => Ok(found),
         _ => Err(OpenError::NotOurs { dir, what: format!("{FORMAT_FILE} does not say a format that this program knows") }),
     }
 }

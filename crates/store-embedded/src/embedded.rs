@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::dir::{self, DataDir, OpenError};
-use crate::engine::{FjallDisk, FjallSource, MarkFile, Tuning};
+use crate::engine::{FjallDisk, FjallSource, MarkFile, Tuning, YOUNG_BYTES_MAX};
 use crate::journal::{Committer, Disk, DiskError, Entry, MarkTimer, Recovered, recover};
 use crate::shared::{OnFatal, ReadJob, Shared, lock};
 use crate::source::Source;
@@ -96,6 +96,7 @@ impl Embedded {
             cache_bytes: options.cache_bytes,
             memory_bytes_max: options.memory_bytes_max,
             journal_bytes_max: options.journal_bytes_max,
+            young_bytes_max: YOUNG_BYTES_MAX,
             workers: 2,
         };
         let mut disk = FjallDisk::new(&dir.cells(), tuning, mark.clone());

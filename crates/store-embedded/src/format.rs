@@ -1,4 +1,4 @@
-//! What is on disk: keys and values of cells, the row that names a group. Version 1.
+//! What is on disk: keys and values of cells, the row that names a group, groups that are young. Version 2.
 //!
 //! A cell's key is `collection (1) ‖ length of the partition's key (2, big endian) ‖ partition's key ‖ cell's key`, so
 //! partitions never run into each other and a partition is one range, ordered by the cell's key. Its value is
@@ -8,12 +8,14 @@ use bytes::Bytes;
 use store::{Cell, Page, Read, StoreError};
 use types::{Collection, Partition, ShardId};
 
-/// The format that this program writes, and the highest that it reads.
-pub const FORMAT: u32 = 1;
+/// The format that this program writes, and the highest that it reads. 1 had no young groups.
+pub const FORMAT: u32 = 2;
 /// Bytes before the value itself.
 pub const HEAD_BYTES: usize = 13;
 /// Where the number of the newest group is. No collection is 0, so no cell is here.
 pub const GROUP_KEY: &[u8] = b"\0g";
+/// Where young groups are: this, and the group's number, big endian. No cell is here either.
+pub const YOUNG_KEY: &[u8] = b"\0r";
 /// The cell of an epoch within its partition.
 pub const EPOCH_CELL: &[u8] = b"epoch";
 
@@ -29,6 +31,25 @@ pub fn cell_key(partition: &Partition, key: &[u8], out: &mut Vec<u8>) {
     out.clear();
     prefix(partition, out);
     out.extend_from_slice(key);
+}
+
+/// A cell's key, split into the partition's part and the rest. None if it is not a cell's.
+pub fn split(cell_key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let len = u16::from_be_bytes([*cell_key.get(1)?, *cell_key.get(2)?]);
+    cell_key.split_at_checked(3 + usize::from(len))
+}
+
+/// The key of a young group.
+pub fn young_key(group: u64) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..2].copy_from_slice(YOUNG_KEY);
+    key[2..].copy_from_slice(&group.to_be_bytes());
+    key
+}
+
+/// The group's number, if this is the key of a young one.
+pub fn young_number(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.strip_prefix(YOUNG_KEY)?.try_into().ok()?))
 }
 
 fn prefix(partition: &Partition, out: &mut Vec<u8>) {

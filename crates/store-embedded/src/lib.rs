@@ -5,6 +5,9 @@
 //! reported, anything else is corruption and refuses ([`journal::recover`]). A commit that fails ends the process; its
 //! outcome is found out at the next start and never guessed.
 //!
+//! The engine holds a group as one value first; its cells are found in memory until they *settle* among the engine's own, if they
+//! live that long (`engine::young`).
+//!
 //! It never answers before a flush, never retries a failed one, never drops a commit it has given a ticket. Start with
 //! [`Embedded::open`]; the logic without I/O is [`journal`]; a simulation runs the same logic in [`sim::SimStore`].
 

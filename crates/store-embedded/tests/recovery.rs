@@ -283,10 +283,10 @@ fn n08_a_newer_format_is_refused_and_left_alone() {
     let dir = filled(3, 10);
     let file = dir.path().join("format.toml");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("format = 1", "format = 2")).unwrap();
+    fs::write(&file, text.replace("format = 2", "format = 3")).unwrap();
     let (before, lock) = (contents(dir.path()), fs::read(dir.path().join("lock")).unwrap());
     let error = refused(dir.path());
-    assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error}");
     assert!(error.to_string().contains("start the newer program again"), "{error}");
     assert!(contents(dir.path()) == before);
     assert_eq!(fs::read(dir.path().join("lock")).unwrap(), lock);
