@@ -119,7 +119,9 @@ impl Connection {
             return;
         }
         let Some(session) = self.session.as_deref_mut() else { return };
-        session.write_ack(self.c2s.out(), self.now);
+        let asks = session.request_due().is_some_and(|at| at <= self.now);
+        let alone = self.c2s.out().is_empty() && !asks;
+        session.write_ack(self.c2s.out(), self.now, alone);
         if self.end != End::Open {
             return;
         }
@@ -220,7 +222,7 @@ impl Connection {
             if self.end == End::Closed {
                 at = at.min(self.deadline);
             } else {
-                at = [session.ack_due(), session.request_due()].into_iter().flatten().fold(at, Instant::min);
+                at = [session.ack_due(true), session.request_due()].into_iter().flatten().fold(at, Instant::min);
             }
         }
         // Never in the past: a caller that sleeps until then makes progress each time.

@@ -46,8 +46,10 @@ pub const CREDENTIALS_WITHIN: Duration = Duration::from_secs(10);
 pub const ASK_AFTER: Duration = Duration::from_secs(5);
 /// A session that has lost its stream waits so long for what it has sent to be accepted, and for a shard to listen.
 pub const LEAVE_WITHIN: Duration = Duration::from_secs(60);
-/// `<r/>` that says nothing new is answered no more often.
+/// An `<a/>` that says nothing new, or that would leave alone, leaves no more often: a packet costs as much as some stanzas.
 pub const ACK_EVERY: Duration = Duration::from_millis(10);
+/// An `<r/>` behind stanzas that are being accepted is answered when they are; earlier only if for so long none was.
+pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 /// In a flow of outputs the client is asked for an `<a/>` no more often, on average.
 pub const REQUEST_EVERY: Duration = Duration::from_millis(20);
 /// So many in a row are not in the way of [`REQUEST_EVERY`]: a conversation is no flow.

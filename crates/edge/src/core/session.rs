@@ -264,20 +264,21 @@ impl Session {
         self.sm.as_ref().is_some_and(|sm| sm.previd.is_some())
     }
 
-    /// Whether an `<a/>` is due, and from when on.
-    pub fn ack_due(&self) -> Option<Instant> {
+    /// Whether an `<a/>` is due, and from when on. `alone`: nothing else leaves with it.
+    pub fn ack_due(&self, alone: bool) -> Option<Instant> {
         self.sm.as_ref()?;
-        let news = self.accepted > self.ack_told;
-        match (self.ack_wanted, news) {
-            (true, true) => Some(Instant::default()),
-            (true, false) => Some(self.ack_at + super::ACK_EVERY),
-            (false, news) => (news && self.ack_told < self.ack_until).then_some(Instant::default()),
+        let next = self.ack_at + super::ACK_EVERY;
+        if self.accepted > self.ack_told {
+            let asked = self.ack_wanted || self.ack_told < self.ack_until;
+            return asked.then_some(if alone { next } else { Instant::default() });
         }
+        let soon = if self.inputs.is_empty() { next } else { next.max(self.moved + super::ACK_WITHIN) };
+        self.ack_wanted.then_some(soon)
     }
 
     /// Writes `<a/>` if it is due.
-    pub fn write_ack(&mut self, out: &mut impl BufMut, now: Instant) {
-        if self.ack_due().is_some_and(|at| at <= now) {
+    pub fn write_ack(&mut self, out: &mut impl BufMut, now: Instant, alone: bool) {
+        if self.ack_due(alone).is_some_and(|at| at <= now) {
             sm::write_ack(out, self.h());
             self.ack_wanted = false;
             self.ack_told = self.accepted;

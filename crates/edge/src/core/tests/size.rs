@@ -16,7 +16,6 @@ fn an_idle_connection_is_small() {
         "- resumable
          C: <presence/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 1 *
-         S: <a xmlns='urn:xmpp:sm:3' h='0'/>
          core→edge: accepted 1
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>
          core→edge: deliver <message/>

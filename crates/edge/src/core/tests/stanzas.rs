@@ -88,7 +88,6 @@ fn what_is_answered_is_counted() {
             "- resumable
              C: {stanza}<r xmlns='urn:xmpp:sm:3'/>
              edge→core: submit 1 {answer}
-             S: <a xmlns='urn:xmpp:sm:3' h='0'/>
              core→edge: deliver {answer}
              S: {answer}<r xmlns='urn:xmpp:sm:3'/>
              core→edge: accepted 1

@@ -53,7 +53,7 @@ fn enabling_among_stanzas() {
          core→edge: accepted 1
          edge→core: enable resume=300
          core→edge: enabled some-id base_n=1
-         S: <enabled xmlns='urn:xmpp:sm:3' id='some-id' resume='true' max='300'/><a xmlns='urn:xmpp:sm:3' h='0'/>
+         S: <enabled xmlns='urn:xmpp:sm:3' id='some-id' resume='true' max='300'/>
          edge→core: submit 2 <message from='juliet@im.example/balcony' id='1'/>
          core→edge: accepted 2
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>
@@ -64,7 +64,7 @@ fn enabling_among_stanzas() {
     );
 }
 
-/// An `<r/>` is answered at once with what is accepted, and again when more is.
+/// An `<r/>` is answered with what is accepted, as soon as that is anything new, and again when more is.
 #[test]
 fn acknowledging_what_the_client_sent() {
     check(
@@ -72,10 +72,11 @@ fn acknowledging_what_the_client_sent() {
          C: <message id='1'/><message id='2'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 1 *
          edge→core: submit 2 *
-         S: <a xmlns='urn:xmpp:sm:3' h='0'/>
          core→edge: accepted 1
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>
          core→edge: accepted 2
+         - 9 ms pass
+         - 1 ms pass
          S: <a xmlns='urn:xmpp:sm:3' h='2'/>
          # Nobody asked about the third.
          C: <message id='3'/>
@@ -94,7 +95,33 @@ fn acknowledging_what_the_client_sent() {
          C: <message id='1'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 1 *
          core→edge: accepted 1
+         - 10 ms pass
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>",
+    );
+}
+
+/// What leaves anyhow takes an `<a/>` along; one alone waits. Nothing accepted is said too, at last.
+#[test]
+fn an_answer_waits_for_company_but_not_long() {
+    check(
+        "- resumable
+         C: <message id='1'/><r xmlns='urn:xmpp:sm:3'/>
+         edge→core: submit 1 *
+         core→edge: accepted 1
+         S: <a xmlns='urn:xmpp:sm:3' h='1'/>
+         C: <message id='2'/><r xmlns='urn:xmpp:sm:3'/>
+         edge→core: submit 2 *
+         core→edge: accepted 2
+         core→edge: deliver <message id='1'/>
+         S: <message id='1'/><a xmlns='urn:xmpp:sm:3' h='2'/><r xmlns='urn:xmpp:sm:3'/>
+         C: <message id='3'/><r xmlns='urn:xmpp:sm:3'/>
+         edge→core: submit 3 *
+         - 99 ms pass
+         - 1 ms pass
+         S: <a xmlns='urn:xmpp:sm:3' h='2'/>
+         core→edge: accepted 3
+         - 10 ms pass
+         S: <a xmlns='urn:xmpp:sm:3' h='3'/>",
     );
 }
 
@@ -175,7 +202,6 @@ fn counts_wrap() {
          edge→core: acked 4294967297
          C: <message id='4'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 4294967296 *
-         S: <a xmlns='urn:xmpp:sm:3' h='4294967295'/>
          core→edge: accepted 4294967296
          S: <a xmlns='urn:xmpp:sm:3' h='0'/>",
     );
