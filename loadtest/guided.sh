@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the server with a profile of itself under load (profile-guided optimisation): the compiler then knows which paths a
-# message takes. Some 15 minutes of two CPUs; the binary is target/guided/chappe.
+# Builds the server with a profile of itself under load (profile-guided optimisation), all crates as one (fat LTO): the compiler
+# then knows which paths a message takes. Some 15 minutes of two CPUs; the binary is target/guided/chappe.
 #
 #   loadtest/guided.sh
 #
@@ -12,10 +12,14 @@ profdata=$(find "$(rustc --print sysroot)/lib/rustlib" -name llvm-profdata | hea
 [ -n "$profdata" ] || { echo "llvm-profdata is not where rustup puts it" >&2; exit 1; }
 out=$PWD/target/guided raw=$PWD/target/guided/raw
 rm -rf "$raw" && mkdir -p "$raw"
+server_build() { # RUSTFLAGS FOLDER
+    RUSTFLAGS=$1 CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 \
+        cargo build --release --locked -p chappe --target-dir "$2"
+}
 
 # RUSTFLAGS reach whatever is built, so each build has a folder of its own.
 echo "==> the server that counts"
-RUSTFLAGS="-Cprofile-generate=$raw" cargo build --release --locked -p chappe --target-dir "$out/counting"
+server_build "-Cprofile-generate=$raw" "$out/counting"
 cargo build --release --locked -q -p chappe-loadtest
 loadtest=$PWD/target/release/loadtest folder=$(mktemp -d) server=
 end() {
@@ -58,6 +62,6 @@ stop
 
 "$profdata" merge -o "$out/chappe.profdata" "$raw"
 echo "==> the server that knows"
-RUSTFLAGS="-Cprofile-use=$out/chappe.profdata" cargo build --release --locked -p chappe --target-dir "$out/knowing"
+server_build "-Cprofile-use=$out/chappe.profdata" "$out/knowing"
 cp "$out/knowing/release/chappe" "$out/chappe"
 echo "built: $out/chappe"
