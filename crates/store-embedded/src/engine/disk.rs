@@ -167,7 +167,8 @@ impl Disk for FjallDisk {
         let mut batch = WriteBatch::with_capacity(db.clone(), writes.len() + 2).durability(Some(flush));
         for write in writes {
             format::cell_key(write.partition, write.key, key);
-            let lives = write.partition.collection == Collection::Log && self.rows.live_after(write.value.is_some());
+            // What else there is lives long: rosters, sessions.
+            let lives = write.partition.collection != Collection::Log || self.rows.live_after(write.value.is_some());
             match write.value {
                 Some(value) if !lives || young.has(key) => raw.put(key, write.stamp, value),
                 Some(value) => {

@@ -1,9 +1,9 @@
 //! The newest groups, kept as they were written, beside the tables.
 //!
-//! Most cells do not live long: a row that is acknowledged, a number that the next message replaces. As cells of the engine each
-//! would cost a place among all others twice, when it is written and when it is deleted, and again when tables are made. So a group
-//! is one value in the engine, whole, and its cells are found here; a cell that is still there when [`YOUNG_BYTES_MAX`] of newer
-//! groups stand behind it *settles*: it becomes a cell of the engine in the same batch that removes its group.
+//! A row of a log that is acknowledged does not live long. As a cell of the engine it would cost a place among all others twice, when
+//! it is written and when it is deleted, and again when tables are made. So the rows of a group are one value in the engine, and are
+//! found here; one that is still there when [`YOUNG_BYTES_MAX`] of newer groups stand behind it *settles*: it becomes a cell of the
+//! engine in the same batch that removes its group.
 //!
 //! A cell is here exactly as long as one of the groups here writes it, so what is here counts and what the engine has does not.
 //! After a restart the groups are read back in order ([`Young::take_back`]).
@@ -189,25 +189,23 @@ impl Young {
             Err(n) => cells.insert(n, Cell { first, key: Slice::from(key), newest }),
             Ok(n) => {
                 let before = std::mem::replace(&mut cells[n].newest, newest);
-                let group = &mut self.groups[(before.group - self.first) as usize];
-                group.replaced[before.nth as usize / 64] |= 1 << (before.nth % 64);
+                // None: it is the group that comes, which a damaged table could let name a cell twice.
+                if let Some(group) = self.groups.get_mut((before.group - self.first) as usize) {
+                    group.replaced[before.nth as usize / 64] |= 1 << (before.nth % 64);
+                }
             }
         }
     }
 
-    /// As [`Young::add`], for a group that a start has found.
+    /// As [`Young::add`], for a group that a start has found. Values are not looked at: who reads a damaged one hears of it, as of
+    /// any other cell.
     ///
     /// # Errors
     /// It is not a group.
     pub(crate) fn take_back(&mut self, number: u64, raw: Slice) -> Result<(), &'static str> {
-        let mut end = 0;
-        for (_, cell) in all(&raw) {
-            if let Some(stored) = cell.stored {
-                format::decode(cell.key, 0, stored)?;
-            }
-            end = cell.next;
-        }
-        if end != raw.len() || self.groups.back().is_some_and(|last| last.number >= number) {
+        let end = all(&raw).last().map_or(0, |(_, cell)| cell.next);
+        let keys = all(&raw).all(|(_, cell)| format::split(cell.key).is_some());
+        if end != raw.len() || !keys || self.groups.back().is_some_and(|last| last.number >= number) {
             return Err("a young group is not one");
         }
         self.add(number, raw);
@@ -346,4 +344,76 @@ where
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use types::{Collection, Partition};
+
+    fn raw(cells: &[(&[u8], Option<&[u8]>)]) -> Vec<u8> {
+        let partition = Partition { collection: Collection::Log, key: Bytes::from_static(b"p") };
+        let (mut raw, mut key) = (Raw::default(), Vec::new());
+        for (name, value) in cells {
+            format::cell_key(&partition, name, &mut key);
+            match value {
+                Some(value) => raw.put(&key, 7, value),
+                None => raw.delete(&key),
+            }
+        }
+        raw.finish().map(|raw| raw.to_vec()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_is_no_group_is_refused() {
+        let whole = raw(&[(b"a", Some(b"one")), (b"", None), (b"bb", Some(&[9; 300]))]);
+        let take = |number, bytes: &[u8]| Young::new(usize::MAX).take_back(number, Slice::from(bytes));
+        assert_eq!(take(1, &whole), Ok(()));
+        for len in (1..whole.len())
+            .filter(|len| ![raw(&[(b"a", Some(b"one"))]).len(), raw(&[(b"a", Some(b"one")), (b"", None)]).len()].contains(len))
+        {
+            assert!(take(1, &whole[..len]).is_err(), "cut at {len}");
+        }
+        // Whatever stands there: taken or refused, and what is taken can settle.
+        for at in 0..whole.len() {
+            for bits in [1, 0x80, 0xff] {
+                let mut bad = whole.clone();
+                bad[at] ^= bits;
+                let mut young = Young::new(0);
+                if young.take_back(1, Slice::from(&bad[..])).is_ok() {
+                    assert!(young.oldest(1).1.count() <= 3);
+                    young.settled(1);
+                    assert!(young.partitions.is_empty(), "{at} {bits}");
+                }
+            }
+        }
+        let mut young = Young::new(usize::MAX);
+        assert_eq!(young.take_back(5, Slice::from(&whole[..])), Ok(()));
+        assert!(young.take_back(5, Slice::from(&whole[..])).is_err(), "the same again");
+    }
+
+    #[test]
+    fn the_newest_counts_until_the_last_group_that_writes_it_settles() {
+        let mut young = Young::new(0);
+        let prefix = {
+            let mut key = Vec::new();
+            format::cell_key(&Partition { collection: Collection::Log, key: Bytes::from_static(b"p") }, b"", &mut key);
+            key
+        };
+        young.add(3, Slice::from(raw(&[(b"a", Some(b"one")), (b"b", Some(b"two"))])));
+        young.add(8, Slice::from(raw(&[(b"a", None)])));
+        assert_eq!(young.too_many(0), 2);
+        let settles = |young: &Young, count| {
+            let (numbers, cells) = young.oldest(count);
+            (numbers.collect::<Vec<_>>(), cells.map(|(key, stored)| (key[prefix.len()..].to_vec(), stored.is_some())).collect::<Vec<_>>())
+        };
+        assert_eq!(settles(&young, 1), (vec![3], vec![(b"b".to_vec(), true)]));
+        young.settled(1);
+        let has = |young: &Young, name: &[u8]| young.has(&[&prefix, name].concat());
+        assert!(has(&young, b"a") && !has(&young, b"b"));
+        assert_eq!(settles(&young, 1), (vec![8], vec![(b"a".to_vec(), false)]));
+        young.settled(1);
+        assert!(!has(&young, b"a") && young.bytes == 0);
+    }
 }
