@@ -523,12 +523,17 @@ impl Account {
         let Some(s) = self.end(ctx, id, reason, fx) else { return };
         if s.acknowledges() {
             self.remove_rows(id, fx);
-        } else {
-            // It never had a number of its own.
-            self.state.log.forget_number(id);
-            fx.delete(&self.state.partition(), SessionRow::key(id));
+            return self.reroute(ctx, id, fx);
         }
+        let from = fx.list.len();
+        // It never had a number of its own.
+        self.state.log.forget_number(id);
+        fx.delete(&self.state.partition(), SessionRow::key(id));
         self.reroute(ctx, id, fx);
+        // As its beginning was: with the row goes, in one batch, what says whose its messages are now.
+        if let Some(conn) = s.conn().filter(|_| ctx.settings.attaching.is_zero()) {
+            fx.defer(from, conn);
+        }
     }
 
     /// Its contacts see it go; what remains of it is the caller's to keep or to remove. `None`: there is no such session.

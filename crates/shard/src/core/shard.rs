@@ -475,6 +475,7 @@ impl Shard {
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
         slot.wait_later(cx.shared.store.commit_later(cx.shared.plane, stamp, batch), conn);
+        self.waiting.insert(jid.clone());
     }
 
     fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {
@@ -593,6 +594,9 @@ impl Shard {
 
     fn release(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
         let order = self.order;
+        if let Some(slot) = self.slots.get_mut(jid) {
+            slot.forget_later(cx.durable);
+        }
         while let Some(slot) = self.slots.get_mut(jid) {
             let Some(need) = slot.lane.front().map(|h| h.need) else { break };
             if !is_durable(order, slot, need, cx) {

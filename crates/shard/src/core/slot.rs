@@ -101,6 +101,13 @@ impl Slot {
         Some(later.ticket)
     }
 
+    /// What is durable nobody waits for; an idle entity holds no box.
+    pub fn forget_later(&mut self, durable: Ticket) {
+        if self.later.as_ref().is_some_and(|later| later.ticket <= durable) {
+            self.wait_for_all();
+        }
+    }
+
     /// What this connection hears need not wait.
     pub fn is_for_later(&self, conn: ConnId) -> bool {
         self.later.as_ref().is_some_and(|later| later.but == conn)
@@ -108,7 +115,7 @@ impl Slot {
 
     /// It waits for the store.
     pub fn is_waiting(&self) -> bool {
-        !self.lane.is_empty() || self.is_committing()
+        !self.lane.is_empty() || self.is_committing() || self.later.is_some()
     }
 
     /// Without one order: a batch is in flight, or waits for one.
