@@ -271,6 +271,10 @@ impl Shard {
                 }
                 slot.entity = Entity::Awake(Box::new(account));
                 self.loading -= 1;
+                if live && self.order == Order::PerBatch {
+                    // Perhaps one replica has the mark and was asked: the next owner may ask the other two.
+                    self.mark(jid, true, cx);
+                }
                 self.carry_out(jid, Ticket::NONE, fx, cx);
                 for body in parked {
                     // One of them may make it panic: then it loads again, and the others wait once more.
@@ -485,8 +489,7 @@ impl Shard {
             let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
             slot.need = slot.need.max(ticket.0);
         } else {
-            slot.need += 1;
-            slot.own.get_or_insert_default().waiting.push_back(batch);
+            slot.push(batch);
         }
     }
 
@@ -502,7 +505,7 @@ impl Shard {
         }
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let Some(own) = &mut slot.own else { return };
+        let Some(own) = slot.batches() else { return };
         if own.in_flight.is_some() {
             return;
         }
@@ -579,7 +582,7 @@ impl Shard {
     pub(super) fn handle_committed(&mut self, _now: Now, ticket: Ticket, cx: &mut Cx<'_>) {
         let Some(jid) = self.commits.remove(&ticket) else { return };
         if let Some(slot) = self.slots.get_mut(&jid)
-            && let Some(own) = &mut slot.own
+            && let Some(own) = slot.batches()
             && let Some((_, merged)) = own.in_flight.take_if(|(t, _)| *t == ticket)
         {
             own.committed += merged;
@@ -650,15 +653,16 @@ impl Shard {
             self.run(now, &jid, cx, |a, ctx, fx| a.handle_timer(ctx, fx));
         }
         if self.sweep_at <= now.mono {
-            self.sweep(now);
+            self.sweep(now, cx);
         }
     }
 
-    /// Idle entities sleep: everything that they know is in the store.
-    fn sweep(&mut self, now: Now) {
+    /// Idle entities sleep: everything that they know is in the store, also what nobody waits for.
+    fn sweep(&mut self, now: Now, cx: &Cx<'_>) {
+        let order = self.order;
         self.slots.retain(|_, slot| {
             let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, unlucky::within(Bound::SleepAfter, SLEEP_AFTER)));
-            !idle || slot.is_waiting()
+            !idle || slot.is_waiting() || !is_durable(order, slot, slot.need, cx)
         });
         self.sweep_at = if self.slots.is_empty() { Instant::NEVER } else { now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY) };
     }

@@ -13,26 +13,29 @@ pub(super) struct Slot {
     pub lane: VecDeque<Held>,
     /// What the next word of the entity waits for: a ticket of the journal, or a count of its own batches.
     pub need: u64,
-    /// Without one order: its batches.
-    pub own: Option<Box<OwnOrder>>,
+    /// What it has at the store and cannot be told by [`Slot::need`] alone. An idle entity holds no box.
+    pub own: Option<Box<Own>>,
     /// Stanzas that made it panic: they are refused.
     pub poison: Option<Box<Poison>>,
     /// Marked in the shard's `live` index.
     pub live: bool,
-    /// Under a journal: what all but one connection wait for.
-    pub later: Option<Box<Later>>,
 }
 
-/// See [`Slot::later`].
-pub(super) struct Later {
-    ticket: Ticket,
-    /// The connection that does not wait for it.
-    but: ConnId,
+/// See [`Slot::own`].
+pub(super) enum Own {
+    /// Under a journal: written, and all but one connection wait for it.
+    Later {
+        ticket: Ticket,
+        /// The connection that does not wait for it.
+        but: ConnId,
+    },
+    /// Without one order.
+    Batches(Batches),
 }
 
 /// The batches of an entity where the store gives no order to those of different partitions.
 #[derive(Default)]
-pub(super) struct OwnOrder {
+pub(super) struct Batches {
     /// They wait for the one in flight.
     pub waiting: VecDeque<Batch>,
     /// The batch in flight, and how many of the entity's batches it makes durable.
@@ -86,46 +89,70 @@ pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
-        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live, later: None }
+        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live }
     }
 
     /// Under a journal: what is said from here on waits for this, but not what one connection hears.
     pub fn wait_later(&mut self, ticket: Ticket, but: ConnId) {
-        self.later = Some(Box::new(Later { ticket, but }));
+        self.own = Some(Box::new(Own::Later { ticket, but }));
+    }
+
+    fn later(&self) -> Option<(Ticket, ConnId)> {
+        match self.own.as_deref() {
+            Some(Own::Later { ticket, but }) => Some((*ticket, *but)),
+            _ => None,
+        }
     }
 
     /// Under a journal: somebody hears of what was written, and it is no longer for later.
     pub fn wait_for_all(&mut self) -> Option<Ticket> {
-        let later = self.later.take()?;
-        self.need = self.need.max(later.ticket.0);
-        Some(later.ticket)
+        let (ticket, _) = self.later()?;
+        self.own = None;
+        self.need = self.need.max(ticket.0);
+        Some(ticket)
     }
 
-    /// What is durable nobody waits for; an idle entity holds no box.
+    /// What is durable nobody waits for.
     pub fn forget_later(&mut self, durable: Ticket) {
-        if self.later.as_ref().is_some_and(|later| later.ticket <= durable) {
+        if self.later().is_some_and(|(ticket, _)| ticket <= durable) {
             self.wait_for_all();
         }
     }
 
     /// What this connection hears need not wait.
     pub fn is_for_later(&self, conn: ConnId) -> bool {
-        self.later.as_ref().is_some_and(|later| later.but == conn)
+        self.later().is_some_and(|(_, but)| but == conn)
     }
 
     /// It waits for the store.
     pub fn is_waiting(&self) -> bool {
-        !self.lane.is_empty() || self.is_committing() || self.later.is_some()
+        !self.lane.is_empty() || self.is_committing() || self.later().is_some()
+    }
+
+    /// Without one order: its batches.
+    pub fn batches(&mut self) -> Option<&mut Batches> {
+        match self.own.as_deref_mut() {
+            Some(Own::Batches(batches)) => Some(batches),
+            _ => None,
+        }
+    }
+
+    /// Without one order: one more batch, behind those that wait.
+    pub fn push(&mut self, batch: Batch) {
+        self.need += 1;
+        if let Own::Batches(batches) = &mut **self.own.get_or_insert_with(|| Box::new(Own::Batches(Batches::default()))) {
+            batches.waiting.push_back(batch);
+        }
     }
 
     /// Without one order: a batch is in flight, or waits for one.
     pub fn is_committing(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| own.in_flight.is_some() || !own.waiting.is_empty())
+        matches!(self.own.as_deref(), Some(Own::Batches(own)) if own.in_flight.is_some() || !own.waiting.is_empty())
     }
 
     /// Batches of its own that are durable, without one order.
     pub fn committed(&self) -> u64 {
-        self.own.as_ref().map_or(0, |own| own.committed)
+        if let Some(Own::Batches(own)) = self.own.as_deref() { own.committed } else { 0 }
     }
 }
 
@@ -159,7 +186,7 @@ mod tests {
     #[test]
     fn what_every_account_has_is_bounded() {
         for (what, bytes, bytes_max) in [
-            ("slot", size_of::<Slot>(), 88),
+            ("slot", size_of::<Slot>(), 80),
             ("account", size_of::<Account>(), 608),
             ("session", size_of::<entity::session::Session>(), 296),
         ] {

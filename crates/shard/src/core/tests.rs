@@ -9,9 +9,11 @@ use stanza::{Parsed, Stanza};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::memory::Plain;
-use store::{Completion, Order, Store};
+use store::{Completion, Order, Page, Read, Store};
 use types::limit::PARKED_INPUTS_MAX;
-use types::{Attach, BareJid, ConnId, Epoch, Instant, Now, Origin, ReqId, SessionId, ShardId, Ticket, Timestamp, ns};
+use types::{
+    Attach, BareJid, Collection, ConnId, Epoch, Instant, Now, Origin, Partition, ReqId, SessionId, ShardId, Ticket, Timestamp, ns,
+};
 
 const EPOCH: Epoch = Epoch(1);
 
@@ -101,6 +103,23 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// The shard's `live` index.
+    fn live(&mut self) -> Page {
+        let partition = Partition { collection: Collection::Live, key: 0u16.to_be_bytes().to_vec().into() };
+        let plane = self.store.register({
+            let ears = self.heard.clone();
+            Box::new(move |c| ears.lock().unwrap().push(c))
+        });
+        self.store.read(plane, u64::MAX, Ticket::NONE, Read { partition, from: Default::default(), to: None, limit: 10, reverse: false });
+        self.store.step_all();
+        let heard = std::mem::take(&mut *self.heard.lock().unwrap());
+        let page = heard.into_iter().find_map(|c| match c {
+            Completion::Read { id: u64::MAX, result } => Some(result),
+            _ => None,
+        });
+        page.expect("answered").expect("read")
     }
 
     fn edge(&mut self, who: &str, slot: u64, body: EdgeMsg) {
@@ -364,4 +383,41 @@ fn an_idle_entity_sleeps_and_wakes_as_it_was() {
     b.edge("juliet@x", 1, EdgeMsg::Credentials { req: ReqId(5) });
     let out = b.settle();
     assert!(matches!(&said(&out)[..], [ShardMsg::Credentials { answer: frame::CredentialsAnswer::Known(_), .. }]), "{out:?}");
+}
+
+/// A mark that one replica has may have been read by luck: the owner after this one may read the other two.
+#[test]
+fn without_one_order_a_new_owner_writes_the_marks_that_it_read() {
+    let mut b = Bench::new(Order::PerBatch);
+    b.session("romeo@x", 2);
+    b.host.take(b.now, ShardId(0), Epoch(2));
+    b.settle();
+    let marks = b.live();
+    let stamps: Vec<u64> = marks.rows.iter().map(|c| c.stamp >> 32).collect();
+    assert_eq!(stamps, [2], "{marks:?}");
+}
+
+/// What it wrote last nobody waits for; if it slept, it would wake as it was before.
+#[test]
+fn nobody_sleeps_while_its_rows_are_not_durable() {
+    let mut b = Bench::new(Order::Journal);
+    let juliet = b.session("juliet@x", 1);
+    b.edge("juliet@x", 1, EdgeMsg::Close { session: juliet, attach: Attach(1) });
+    b.pump();
+    assert!(b.store.waiting() > 0);
+    let later = |b: &mut Bench| {
+        b.now.mono = b.now.mono + Duration::from_secs(90);
+        b.now.wall = Timestamp(b.now.wall.0 + 90_000);
+        b.host.handle_timer(b.now);
+    };
+    for _ in 0..3 {
+        later(&mut b);
+        assert_eq!(b.host.shards().flat_map(|s| s.accounts()).count(), 1);
+    }
+    b.settle();
+    for _ in 0..3 {
+        later(&mut b);
+        b.settle();
+    }
+    assert_eq!(b.host.shards().flat_map(|s| s.accounts()).count(), 0);
 }
