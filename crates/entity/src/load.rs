@@ -13,7 +13,7 @@ use crate::outbox::Key;
 use crate::privacy::BlockList;
 use crate::roster::Roster;
 use crate::row::{self, OFFLINE, Row, decode_stanza};
-use crate::seal::{Seal, Seals};
+use crate::seal::{self, Seal};
 use crate::session::{Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell, partition};
 use bytes::Bytes;
@@ -33,9 +33,7 @@ enum Step {
     State {
         from: Bytes,
     },
-    Seals {
-        from: Bytes,
-    },
+    Seal,
     /// Rows from here on: those that the checkpoint lists, then all behind it.
     Rows {
         next: u64,
@@ -55,11 +53,11 @@ fn behind(key: &Bytes) -> Bytes {
 pub struct Loader {
     jid: BareJid,
     epoch: Epoch,
-    /// Batches have no common order: seals are read and written.
+    /// Batches have no common order: the seal is read and written.
     sealed: bool,
     step: Step,
     cells: BTreeMap<Bytes, Bytes>,
-    seals: Seals,
+    seal: Seal,
     checkpoint: Checkpoint,
     cursor: Cursor,
     ranges: Vec<(u64, u64)>,
@@ -80,7 +78,7 @@ impl Loader {
             sealed,
             step: Step::State { from: Bytes::new() },
             cells: BTreeMap::new(),
-            seals: Seals::default(),
+            seal: Seal::default(),
             checkpoint: Checkpoint::default(),
             cursor: Cursor::default(),
             ranges: Vec::new(),
@@ -101,7 +99,7 @@ impl Loader {
         let scan = |partition, from, to| Some(Scan { partition, from, to, limit: unlucky::at_most(Bound::LoadPage, PAGE), reverse: false });
         match &self.step {
             Step::State { from } => scan(partition(&self.jid), from.clone(), None),
-            Step::Seals { from } => scan(row::seals(&self.jid), from.clone(), None),
+            Step::Seal => scan(row::seal(&self.jid), Bytes::new(), None),
             Step::Rows { next, inside, after } => {
                 let bucket_end = (next / BUCKET_ROWS_MAX + 1) * BUCKET_ROWS_MAX;
                 let end = inside.map_or(bucket_end, |(_, last)| bucket_end.min(last + 1));
@@ -127,15 +125,11 @@ impl Loader {
                     None => self.state_read()?,
                 };
             }
-            Step::Seals { .. } => {
-                let last = cells.last().map(|(k, _)| k.clone());
-                for (key, value) in cells {
-                    self.seals.add(Seal::decode(&key, value)?);
+            Step::Seal => {
+                if let Some((_, value)) = cells.into_iter().next() {
+                    self.seal = Seal::decode(value)?;
                 }
-                self.step = match last.filter(|_| more) {
-                    Some(last) => Step::Seals { from: behind(&last) },
-                    None => self.next_rows(None),
-                };
+                self.step = self.next_rows(None);
             }
             Step::Rows { next, inside, .. } => {
                 let last = cells.last().map(|(k, _)| k.clone());
@@ -169,7 +163,7 @@ impl Loader {
         // Rows behind the checkpoint are read anyway, for their origins.
         let before = self.cursor.open.iter().filter(|(first, _)| first <= last).map(|(first, end)| (*first, *end.min(last)));
         self.ranges = before.rev().collect();
-        Ok(if self.sealed { Step::Seals { from: Bytes::new() } } else { self.next_rows(None) })
+        Ok(if self.sealed { Step::Seal } else { self.next_rows(None) })
     }
 
     /// Ranges of the checkpoint first, then everything behind it, bucket by bucket until one has no row.
@@ -202,7 +196,7 @@ impl Loader {
     /// As [`Loader::handle_page`].
     pub fn finish(mut self, ctx: &Ctx<'_>, live: bool, fx: &mut Effects) -> Result<Account, Corrupt> {
         let (mut log, behind) = self.adopt();
-        if self.sealed && self.seals.next_epoch() < self.epoch {
+        if self.sealed && self.seal.next_epoch() < self.epoch {
             // What the last owner had under way may lie on one replica only, and a later read need not see it: what is
             // adopted is made certain before the seal says so.
             for (pos, row) in behind {
@@ -213,10 +207,9 @@ impl Loader {
                 fx.put(&partition(&self.jid), key.clone(), value.clone());
             }
         }
-        if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seals.next_epoch() < self.epoch {
-            let seal = Seal { by: self.epoch, since: self.seals.next_epoch(), last: log.last() };
-            fx.put(&row::seals(&self.jid), seal.key(), seal.encode());
-            self.seals.add(seal);
+        if self.sealed && (log.last() > 0 || !self.cells.is_empty()) && self.seal.next_epoch() < self.epoch {
+            self.seal.close(self.epoch, log.last());
+            fx.put(&row::seal(&self.jid), Bytes::from_static(seal::KEY), self.seal.encode());
         }
         // Taken, not cloned: it stays as long as the account is awake, and so would what clones share.
         let credentials = self.cells.remove(cell::ACCOUNT);
@@ -246,7 +239,7 @@ impl Loader {
         let suspects = self.cells.get(cell::SUSPECTS).cloned();
         let state = State { jid: self.jid, epoch: self.epoch, credentials, roster, blocks, sessions: Vec::new(), log, cells: modules };
         let attaching = if self.again { ctx.settings.attaching.max(ATTACHING_MAX) } else { ctx.settings.attaching };
-        let mut account = Account::assemble(state, self.seals, counters, live);
+        let mut account = Account::assemble(state, self.seal, counters, live);
         if let Some(gone) = gone {
             account.load_gone(gone)?;
         }
@@ -265,7 +258,7 @@ impl Loader {
         let mut behind = Vec::new();
         for (number, candidates) in std::mem::take(&mut self.rows) {
             // Of several valid ones the oldest epoch was there first; a younger owner that wrote this number had sealed it.
-            let valid = candidates.into_iter().filter(|(pos, _)| self.seals.valid(*pos)).min_by_key(|(pos, _)| pos.epoch);
+            let valid = candidates.into_iter().filter(|(pos, _)| self.seal.valid(*pos)).min_by_key(|(pos, _)| pos.epoch);
             let Some((pos, row)) = valid else { continue };
             if number <= last {
                 log.adopt(&self.jid, pos, row, true);

@@ -128,8 +128,8 @@ pub fn bucket(account: &BareJid, row: u64) -> Partition {
     Partition { collection: Collection::Log, key: key.into() }
 }
 
-/// The partition of the log's seals: behind every bucket.
-pub fn seals(account: &BareJid) -> Partition {
+/// The partition of the log's seal: behind every bucket.
+pub fn seal(account: &BareJid) -> Partition {
     let mut key = account.as_str().as_bytes().to_vec();
     key.push(0);
     key.extend_from_slice(&u64::MAX.to_be_bytes());

@@ -5,7 +5,7 @@ use crate::client::{Phase, account_jid};
 use crate::plan::Mode;
 use crate::world::{Stores, World};
 use entity::row::{self, Row};
-use entity::seal::{Seal, Seals};
+use entity::seal::Seal;
 use entity::session::Link;
 use frame::Pos;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,14 +23,12 @@ impl World {
 
     /// The valid rows of an account's log.
     fn rows(&self, jid: &BareJid) -> Result<Vec<(Pos, Row)>, String> {
-        let mut seals = Seals::default();
-        for cell in self.dump(&row::seals(jid)) {
-            seals.add(Seal::decode(&cell.key, cell.value).map_err(|e| e.to_string())?);
-        }
+        let seal = self.dump(&row::seal(jid)).into_iter().next().map(|cell| Seal::decode(cell.value)).transpose();
+        let seal = seal.map_err(|e| e.to_string())?.unwrap_or_default();
         let mut rows = Vec::new();
         for cell in self.dump(&row::bucket(jid, 1)) {
             let pos = row::parse_key(&cell.key).map_err(|e| e.to_string())?;
-            if seals.valid(pos) {
+            if seal.valid(pos) {
                 rows.push((pos, Row::decode(cell.value).map_err(|e| e.to_string())?));
             }
         }
@@ -122,7 +120,7 @@ impl World {
             let mut numbers = BTreeSet::new();
             if let Some((pos, _)) = rows.iter().find(|(pos, _)| !numbers.insert(pos.row)) {
                 let all: Vec<_> = rows.iter().filter(|(p, _)| p.row == pos.row).map(|(p, r)| (p.epoch.0, r.origin)).collect();
-                return Err(format!("{jid} has two valid rows {}: {all:?}, {:?}", pos.row, self.dump(&row::seals(&jid))));
+                return Err(format!("{jid} has two valid rows {}: {all:?}, {:?}", pos.row, self.dump(&row::seal(&jid))));
             }
             let (mut sent, mut got) = (BTreeMap::<MsgId, u32>::new(), BTreeMap::<MsgId, u32>::new());
             let mut last: BTreeMap<(bool, (usize, u64)), u64> = BTreeMap::new();
@@ -187,7 +185,12 @@ impl World {
             match &c.kept.archive {
                 Some(found) if *found == ids => {}
                 Some(found) => {
-                    return Err(format!("client {} finds {} messages in the archive of {jid}, {} are there", c.id, found.len(), ids.len()));
+                    let odd = found.iter().find(|id| !ids.contains(id)).or_else(|| ids.iter().find(|id| !found.contains(id)));
+                    let (found, there) = (found.len(), ids.len());
+                    return Err(format!(
+                        "client {} finds {found} messages in the archive of {jid}, {there} are there; odd is {odd:?}",
+                        c.id
+                    ));
                 }
                 None => return Err(format!("client {} did not come to the end of the archive of {jid}", c.id)),
             }

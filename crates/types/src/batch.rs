@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Collection {
     /// One partition per account: keys, roster, settings, session rows, checkpoint, owed state forwards.
     Account = 1,
-    /// One partition per bucket of an entity's log: rows, keyed by row number and epoch; seals.
+    /// One partition per bucket of an entity's log: rows, keyed by row number and epoch; one for its seal.
     Log = 2,
     /// One partition per shard: entities with an open session, an unsettled outbox or a timer.
     Live = 3,

@@ -36,10 +36,7 @@ pub fn cells(data: &[u8]) {
         2 => same(&value, TailRow::decode, |(t, by)| TailRow::encode(&Output { m: t.m, pos: t.pos, stanza: t.stanza.clone() }, *by)),
         3 => within(budget, "checkpoint", || checkpoint(value)),
         4 => within(budget, "cursor", || cursor(value)),
-        5 => {
-            let (key, value) = rest.split_at(rest.len().min(4));
-            same(&Bytes::copy_from_slice(value), |v| Seal::decode(key, v), Seal::encode);
-        }
+        5 => same(&value, Seal::decode, Seal::encode),
         6 => keys(rest),
         7 => roster(rest),
         8 => block_list(rest),

@@ -359,7 +359,7 @@ impl Account {
         let mut rows = Vec::with_capacity(cells.len());
         for (key, value) in cells {
             let pos = row::parse_key(&key)?;
-            if self.seals.valid(pos) {
+            if self.seal.valid(pos) {
                 rows.push((pos, Kept::decode(value)?));
             }
         }

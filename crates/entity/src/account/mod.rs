@@ -17,7 +17,7 @@ use crate::log::CHECKPOINT_EVERY;
 use crate::module::{Ctx, IqHandler, LogScan};
 use crate::outbox::{Key, Outbox};
 use crate::row::OFFLINE;
-use crate::seal::Seals;
+use crate::seal::Seal;
 use crate::session::{HELD_MAX, Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
 use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
@@ -55,7 +55,7 @@ pub struct Account {
     /// What modules see.
     pub state: State,
     outbox: Outbox,
-    seals: Seals,
+    seal: Seal,
     counters: Counters,
     /// Resources that were available and ended, newest last: whoever lost the word of it asks again.
     gone: Seldom<Vec<(compact_str::CompactString, Timestamp)>>,
@@ -147,11 +147,11 @@ impl Counters {
 
 impl Account {
     /// An account of this state, as loaded; obligations follow from [`Account::wake`].
-    pub(crate) fn assemble(state: State, seals: Seals, counters: Counters, live: bool) -> Account {
+    pub(crate) fn assemble(state: State, seal: Seal, counters: Counters, live: bool) -> Account {
         Account {
             state,
             outbox: Outbox::default(),
-            seals,
+            seal,
             counters,
             gone: Seldom::default(),
             next_read: 0,

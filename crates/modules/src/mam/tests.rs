@@ -1,8 +1,8 @@
 use crate::check;
 use entity::effect::Effects;
 use entity::log::{Checkpoint, Log};
-use entity::row::{Row, archive_id, bucket, cell_key, seals};
-use entity::seal::Seal;
+use entity::row::{self, Row, archive_id, bucket, cell_key};
+use entity::seal::{self, Seal};
 use entity::state::{cell, partition};
 use entity::testing::{START, World, jid};
 use entity::{Effect, row::Owed};
@@ -576,8 +576,9 @@ fn stale_rows_are_no_items() {
     let juliet = jid("juliet");
     world.create(&juliet);
     // Owner 2 took over at row 151; owner 1 went on for a while.
-    let seal = Seal { by: Epoch(2), since: Epoch(1), last: 151 };
-    world.cells.entry(seals(&juliet)).or_default().insert(seal.key(), seal.encode());
+    let mut seal = Seal::default();
+    seal.close(Epoch(2), 151);
+    world.cells.entry(row::seal(&juliet)).or_default().insert(seal::KEY.into(), seal.encode());
     let cells = world.cells.entry(bucket(&juliet, 1)).or_default();
     for (rows, epoch, body) in [(1..=151, 1, "good"), (152..=400, 1, "stale"), (152..=501, 2, "good")] {
         for n in rows {
