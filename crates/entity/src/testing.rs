@@ -11,7 +11,8 @@
 //! `fades` (from now on it gets nothing, and the server does not know), `drops` (the stream is gone), `resumes`, `enables` (XEP-0198, with resumption), `acks` (all that it heard), `sleeps`,
 //! `wakes` (XEP-0352), `hears nothing`, `is quiet` (forgets what it heard); `juliet meets romeo` (subscriptions both ways),
 //! `juliet reloads` (from its cells, under a new owner), `wait 5` (seconds), `store stops`
-//! and `store answers` (reads wait meanwhile), `link breaks` and `link mends` (what accounts tell each other meanwhile is lost).
+//! and `store answers` (reads wait meanwhile), `link breaks` and `link mends` (what accounts tell each other meanwhile is lost), `forwards wait` and
+//! `forwards arrive` (what is durable is slower meanwhile than what is not).
 
 use crate::module::{Ctx, Pipeline, Settings};
 use crate::{Account, Effect, Effects, Loader, Scan};
@@ -49,6 +50,8 @@ pub struct World {
     broken: bool,
     /// Reads wait here while the store does not answer.
     waiting: Option<VecDeque<Task>>,
+    /// Forwards wait here while they are slow.
+    slow: Option<VecDeque<Task>>,
 }
 
 #[derive(Default)]
@@ -95,6 +98,7 @@ impl World {
             queue: VecDeque::new(),
             broken: false,
             waiting: None,
+            slow: None,
         }
     }
 
@@ -142,6 +146,11 @@ impl World {
             None if who == "store" && what == "stops" => return self.waiting = Some(VecDeque::new()),
             None if who == "store" && what == "answers" => {
                 self.queue.extend(self.waiting.take().unwrap());
+                return self.drain();
+            }
+            None if who == "forwards" && what == "wait" => return self.slow = Some(VecDeque::new()),
+            None if who == "forwards" && what == "arrive" => {
+                self.queue.extend(self.slow.take().unwrap());
                 return self.drain();
             }
             None if who == "wait" => return self.wait(what.parse().unwrap()),
@@ -407,7 +416,8 @@ impl World {
                     body => body,
                 };
                 let from_epoch = Epoch(self.epoch);
-                self.queue.push_back(Task::Peer(Peer { from: from.clone(), from_epoch, to, body }));
+                let slow = self.slow.as_mut().filter(|_| matches!(body, PeerMsg::Forward { .. }));
+                slow.unwrap_or(&mut self.queue).push_back(Task::Peer(Peer { from: from.clone(), from_epoch, to, body }));
             }
             Effect::Read(id, scan) => self.waiting.as_mut().unwrap_or(&mut self.queue).push_back(Task::Read(from.clone(), id, scan)),
             Effect::Live | Effect::NotLive => {}

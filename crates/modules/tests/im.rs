@@ -65,6 +65,23 @@ fn groupchat_and_nobody() {
     ));
 }
 
+/// §3.1.5: presence does not overtake the `subscribed` that it rests on, or whoever comes in between never sees it.
+#[test]
+fn presence_follows_subscribed() {
+    run("
+        juliet/balcony comes
+        romeo/orchard comes
+        romeo/orchard > <presence to='juliet@x' type='subscribe'/>
+        juliet/balcony < <presence from='romeo@x' to='juliet@x' type='subscribe'/>
+        forwards wait
+        juliet/balcony > <presence to='romeo@x' type='subscribed'/>
+        romeo/new comes
+        forwards arrive
+        romeo/orchard < <presence from='juliet@x/balcony' to='romeo@x'/>
+        romeo/new < <presence from='juliet@x/balcony' to='romeo@x'/>
+        ");
+}
+
 /// §3.1, §2.1.6: the whole of a subscription, as both see it.
 #[test]
 fn subscription() {

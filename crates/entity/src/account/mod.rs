@@ -570,6 +570,7 @@ impl Account {
     fn confirmed(&mut self, ctx: &Ctx<'_>, from: &BareJid, origin: Origin, fx: &mut Effects) {
         for done in self.outbox.confirm(from, origin) {
             self.settle_forward(&done, fx);
+            self.disclose_granted(ctx, &done.stanza, from, fx);
         }
         self.send_forwards(ctx, from, fx);
     }

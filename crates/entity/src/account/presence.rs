@@ -224,7 +224,6 @@ impl Account {
             let key = self.owed_cell(ctx, &contact, origin, &stanza, fx);
             self.forward(ctx, &contact, origin, key, stanza, fx);
         }
-        self.disclose_after(ctx, change.disclosure, &contact, fx);
         if let Some(push) = change.push {
             self.roster_push(ctx, &push, fx);
         }
@@ -266,7 +265,6 @@ impl Account {
         if let Some(reply) = change.auto_reply {
             self.subscription_reply(ctx, reply, from, fx);
         }
-        self.disclose_after(ctx, change.disclosure, from, fx);
     }
 
     /// What the account answers or says by itself, durable: bare JID to bare JID.
@@ -288,8 +286,9 @@ impl Account {
         }
     }
 
-    fn disclose_after(&mut self, ctx: &Ctx<'_>, what: Disclosure, to: &BareJid, fx: &mut Effects) {
-        if what == Disclosure::Current {
+    /// `subscribed` has arrived ◊: what it lets the contact see would go to nobody who comes online there before it (§3.1.5).
+    pub(super) fn disclose_granted(&mut self, ctx: &Ctx<'_>, stanza: &Stanza, to: &BareJid, fx: &mut Effects) {
+        if stanza.presence_type() == Some(PresenceType::Subscribed) && self.state.roster.is_subscriber(to) {
             self.show_to(ctx, to.as_jid(), None, fx);
         }
     }
