@@ -36,7 +36,7 @@ pub struct Presence {
 
 impl Default for Presence {
     fn default() -> Self {
-        Presence { clients: 200, contacts: 50, window: 1, rate: Some(40.0), warm_up: 2.0, seconds: 10.0 }
+        Presence { clients: 200, contacts: 50, window: 1, rate: None, warm_up: 2.0, seconds: 10.0 }
     }
 }
 
