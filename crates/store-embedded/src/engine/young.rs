@@ -290,10 +290,16 @@ fn first(key: &[u8]) -> u64 {
 fn find(cells: &Cells, first: u64, key: &[u8]) -> Result<usize, usize> {
     let order = |cell: &Cell| cell.first.cmp(&first).then_with(|| cell.key[..].cmp(key));
     // Mostly it goes behind them all.
-    match cells.back() {
-        Some(last) if order(last).is_ge() => cells.binary_search_by(order),
-        _ => Err(cells.len()),
+    let (Some(oldest), Some(last)) = (cells.front(), cells.back()) else { return Err(0) };
+    if order(last).is_lt() {
+        return Err(cells.len());
     }
+    // Rows follow one another, so it stands where its number says, if it is here: a look instead of a dozen.
+    let place = usize::try_from(first.wrapping_sub(oldest.first)).unwrap_or(usize::MAX);
+    if cells.get(place).is_some_and(|cell| order(cell).is_eq()) {
+        return Ok(place);
+    }
+    cells.binary_search_by(order)
 }
 
 impl Rows {
