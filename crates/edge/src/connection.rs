@@ -169,7 +169,7 @@ impl SmallActor for StreamActor {
     type Message = Message;
 
     fn handle(&mut self, message: Message) {
-        let now = Clock.now();
+        let now = self.plane.now_in_turn();
         let Some(core) = &mut self.core else {
             if matches!(message, Message::Drain) {
                 self.die(now);
@@ -195,7 +195,7 @@ impl SmallActor for StreamActor {
     fn poll(&mut self, task: &mut std::task::Context<'_>) -> Poll<()> {
         let plane = Rc::clone(&self.plane);
         let mut scratch = plane.scratch.borrow_mut();
-        let now = Clock.now();
+        let now = plane.end_turn();
         self.turn(now, task, &mut scratch);
         scratch.clear();
         drop(scratch);
@@ -210,6 +210,8 @@ impl SmallActor for StreamActor {
 
 impl Drop for StreamActor {
     fn drop(&mut self) {
+        // A turn that a panic has ended is over for the others, too.
+        self.plane.end_turn();
         // A panic ends one stream. Its session must not stay attached to nobody: what the core has to say to its shard is
         // said, if it still can.
         if !self.finished

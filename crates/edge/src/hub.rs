@@ -60,6 +60,7 @@ impl Hub {
     }
 
     fn frames(&self, frames: Vec<ToEdge>) {
+        let mut stanzas = 0;
         for frame in frames {
             let Some(slot) = self.plane.slot(frame.conn.slot) else {
                 // Its session is detached by the frame that the connection sent as it ended.
@@ -67,10 +68,11 @@ impl Hub {
                 continue;
             };
             if matches!(frame.body, ShardMsg::Deliver { .. }) {
-                self.plane.counters.stanzas_sent.increment(1);
+                stanzas += 1;
             }
             self.plane.tell(&slot, Message::Frame(frame));
         }
+        self.plane.counters.stanzas_sent.increment(stanzas);
     }
 
     fn placement(&self, changed: &[(ShardId, Epoch)]) {

@@ -6,7 +6,7 @@ use crate::connection::Message;
 use crate::counters::Counters;
 use crate::tls::{Configs, PARTIAL_BYTES_MAX};
 use crate::work::Pool;
-use actor::Address;
+use actor::{Address, Clock};
 use arc_swap::ArcSwap;
 use rpc::{Link, Placement};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
-use types::{ConnId, Instant, ShardId};
+use types::{ConnId, Instant, Now, ShardId};
 
 /// Bytes read from a socket at once.
 pub(crate) const READ_BYTES_MAX: usize = 32 * 1024;
@@ -83,6 +83,8 @@ pub(crate) struct Plane {
     pub(crate) configs: Configs,
     pub(crate) counters: Counters,
     pub(crate) scratch: RefCell<Scratch>,
+    /// The time at which the turn of a connection began that is under way.
+    turn: Cell<Option<Now>>,
     slots: RefCell<HashMap<u64, Rc<Slot>, foldhash::fast::RandomState>>,
     next_slot: Cell<u64>,
     /// Exactly one entry for each connection that is armed.
@@ -100,11 +102,24 @@ impl Plane {
             configs,
             counters: Counters::new(),
             scratch: RefCell::new(Scratch::new()),
+            turn: Cell::new(None),
             slots: RefCell::default(),
             next_slot: Cell::new(1),
             timers: RefCell::default(),
             timer_waker: RefCell::default(),
         }
+    }
+
+    /// One time for all that a connection is told in one turn. (The clock was a fiftieth of a message.)
+    pub(crate) fn now_in_turn(&self) -> Now {
+        let now = self.turn.get().unwrap_or_else(|| Clock.now());
+        self.turn.set(Some(now));
+        now
+    }
+
+    /// The same, at the end of the turn: the next one reads the clock.
+    pub(crate) fn end_turn(&self) -> Now {
+        self.turn.take().unwrap_or_else(|| Clock.now())
     }
 
     /// A place in the table for a new connection. Its number is never used again.

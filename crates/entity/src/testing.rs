@@ -417,7 +417,13 @@ impl World {
                 };
                 let from_epoch = Epoch(self.epoch);
                 let slow = self.slow.as_mut().filter(|_| matches!(body, PeerMsg::Forward { .. }));
-                slow.unwrap_or(&mut self.queue).push_back(Task::Peer(Peer { from: from.clone(), from_epoch, to, body }));
+                slow.unwrap_or(&mut self.queue).push_back(Task::Peer(Peer {
+                    from: from.clone(),
+                    from_epoch,
+                    from_shard: ShardId(0),
+                    to,
+                    body,
+                }));
             }
             Effect::Read(id, scan) => self.waiting.as_mut().unwrap_or(&mut self.queue).push_back(Task::Read(from.clone(), id, scan)),
             Effect::Live | Effect::NotLive => {}

@@ -491,6 +491,8 @@ pub struct Peer {
     pub from: BareJid,
     /// Its shard's epoch.
     pub from_epoch: Epoch,
+    /// The sender's shard: to look it up costs as much as the rest of what a frame's age takes to judge.
+    pub from_shard: ShardId,
     /// The entity addressed.
     pub to: BareJid,
     /// What.

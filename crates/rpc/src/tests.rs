@@ -60,7 +60,7 @@ fn number(frame: &ToShard) -> u64 {
 fn confirm() -> ToShard {
     let jid = BareJid::parse("romeo@montague.example").unwrap();
     let body = PeerMsg::Confirm { origin: Origin::default() };
-    let body = ToShardBody::Peer(Peer { from: jid.clone(), from_epoch: Epoch(1), to: jid, body });
+    let body = ToShardBody::Peer(Peer { from: jid.clone(), from_epoch: Epoch(1), from_shard: ShardId(0), to: jid, body });
     ToShard { shard: ShardId(0), epoch: Epoch(1), body }
 }
 

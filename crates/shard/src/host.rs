@@ -211,18 +211,18 @@ impl HostActor {
     }
 
     fn send(&mut self) {
-        let out = self.core.take_out();
+        let mut out = self.core.take_out();
         if self.stuck.is_empty() {
-            let mut out = out.into_iter();
-            while let Some(frame) = out.next() {
+            let mut frames = out.drain(..);
+            while let Some(frame) = frames.next() {
                 if let Some(refused) = send(&self.link, frame) {
                     self.stuck.push_back(refused);
-                    self.stuck.extend(out);
+                    self.stuck.extend(frames);
                     break;
                 }
             }
         } else {
-            self.stuck.extend(out);
+            self.stuck.extend(out.drain(..));
             while let Some(frame) = self.stuck.pop_front() {
                 if let Some(refused) = send(&self.link, frame) {
                     self.stuck.push_front(refused);
@@ -230,6 +230,7 @@ impl HostActor {
                 }
             }
         }
+        self.core.reuse(out);
         if self.stuck.len() > STUCK_FRAMES_MAX {
             self.broken();
         }

@@ -8,6 +8,7 @@ use crate::subscription::{Disclosure, Kind};
 use bytes::{Bytes, BytesMut};
 use compact_str::CompactString;
 use frame::{PeerMsg, SharedStanza};
+use smallvec::SmallVec;
 use stanza::{Condition, IqType, PresenceType, Stanza, StanzaError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,8 +133,16 @@ impl Account {
 
     fn tell_subscribers(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, concerns: &dyn Fn(&BareJid) -> bool, fx: &mut Effects) {
         let contacts: Vec<BareJid> = self.state.roster.subscribers().filter(|j| concerns(j)).cloned().collect();
+        // As guards see it: one copy, addressed to one after the other.
+        let mut seen = stanza.clone();
         for to in contacts {
-            self.state_to(ctx, &to, stanza.clone(), None, fx);
+            if !has_account(ctx, &to) {
+                continue;
+            }
+            Arc::make_mut(&mut seen).to = Some(to.to_jid());
+            if self.guarded(ctx, Point::Outbound, &seen, None) == Flow::Continue {
+                fx.push(Effect::Peer(to, PeerMsg::State { stanza: stanza.clone(), asker: None }));
+            }
         }
     }
 
@@ -153,7 +162,7 @@ impl Account {
 
     /// Presence to another account, if guards (a block list) let it pass.
     fn state_to(&mut self, ctx: &Ctx<'_>, to: &BareJid, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
-        if !ctx.settings.hosts(to.domain()) || to.is_domain() {
+        if !has_account(ctx, to) {
             return;
         }
         let seen = if stanza.to.is_some() { stanza.clone() } else { addressed(stanza.clone(), to.as_jid()) };
@@ -359,7 +368,7 @@ impl Account {
 
     fn deliver_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
         let resource = stanza.to.as_ref().and_then(|to| to.resource());
-        let ids: Vec<SessionId> = match resource {
+        let ids: SmallVec<[SessionId; 4]> = match resource {
             // A session of that name that is not the one that asked hears all that follows only when it is available itself.
             _ if asker.is_some() => self.state.available().map(|s| s.id).filter(|id| Some(*id) == asker).collect(),
             Some(r) => self.state.resource(r).map(|s| s.id).into_iter().collect(),
@@ -442,6 +451,11 @@ impl Account {
         }
         self.probe(ctx, &own, None, &|_| true, fx);
     }
+}
+
+/// Presence for this address goes to an account.
+fn has_account(ctx: &Ctx<'_>, to: &BareJid) -> bool {
+    ctx.settings.hosts(to.domain()) && !to.is_domain()
 }
 
 fn kind_of(type_: PresenceType) -> Option<Kind> {

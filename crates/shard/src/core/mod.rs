@@ -13,6 +13,9 @@ use std::sync::Arc;
 use store::{Completion, Order, PlaneId, Store};
 use types::{BareJid, ConnId, Epoch, Instant, Now, ShardId, Ticket};
 
+/// Frames that a host has room for between turns: some 100 KiB.
+pub const OUT_KEPT_MAX: usize = 1_024;
+
 /// Where entities live, as this node knows it.
 pub trait Directory: Send + Sync + 'static {
     /// The shard of an entity.
@@ -162,6 +165,15 @@ impl Host {
     /// Frames to send, in order.
     pub fn take_out(&mut self) -> Vec<Out> {
         std::mem::take(&mut self.out)
+    }
+
+    /// The buffer of [`Host::take_out`] for the next frames; what is in it is dropped. One that has grown beyond
+    /// [`OUT_KEPT_MAX`] is given back.
+    pub fn reuse(&mut self, mut buffer: Vec<Out>) {
+        buffer.clear();
+        if self.out.capacity() == 0 && buffer.capacity() <= OUT_KEPT_MAX {
+            self.out = buffer;
+        }
     }
 
     /// Nothing waits for the store.

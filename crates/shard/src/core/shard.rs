@@ -134,18 +134,19 @@ impl Shard {
         };
         if let ToShardBody::Peer(p) = &frame.body {
             // A frame of a stale owner of the sender's shard: the new one forwards again.
-            let from_shard = cx.shared.directory.shard_of(&p.from);
-            let known = cx.shared.directory.epoch(from_shard);
+            let known = cx.shared.directory.epoch(p.from_shard);
             if known.is_some_and(|e| e > p.from_epoch) {
                 return;
             }
             if known != Some(p.from_epoch) {
-                let heard = cx.heard.entry(from_shard).or_default();
+                let heard = cx.heard.entry(p.from_shard).or_default();
                 *heard = p.from_epoch.max(*heard);
             }
         }
-        if !self.slots.contains_key(&jid) {
-            self.load(&jid, false, cx);
+        match self.slots.get(&jid).map(|slot| &slot.entity) {
+            Some(Entity::Awake(_)) => return self.input(now, &jid, frame.body, cx),
+            Some(Entity::Loading(_)) => {}
+            None => self.load(&jid, false, cx),
         }
         self.take(now, &jid, frame.body, cx);
     }
@@ -346,18 +347,15 @@ impl Shard {
     }
 
     fn peer(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &mut Cx<'_>) {
-        if let Some(frame) = self.peer_frame(from, to, body, cx) {
-            cx.out.push(frame);
-        }
+        cx.out.extend(self.peer_frame(from, to, cx.shared.directory.shard_of(to), body, cx));
     }
 
-    fn peer_frame(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
-        let shard = cx.shared.directory.shard_of(to);
+    fn peer_frame(&self, from: &BareJid, to: &BareJid, shard: ShardId, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
         // Without an owner there is nobody to tell; the next one is told by `handle_renewed`. One that has spoken may be
         // younger than the one that this node knows of: it is the one that is meant.
         let epoch = cx.shared.directory.epoch(shard)?;
         let epoch = cx.heard.get(&shard).copied().unwrap_or_default().max(epoch);
-        let peer = Peer { from: from.clone(), from_epoch: self.epoch, to: to.clone(), body };
+        let peer = Peer { from: from.clone(), from_epoch: self.epoch, from_shard: self.id, to: to.clone(), body };
         Some(Out::Shard(ToShard { shard, epoch, body: ToShardBody::Peer(peer) }))
     }
 
@@ -473,11 +471,11 @@ impl Shard {
         if self.order != Order::Journal {
             return self.write(jid, batch, cx);
         }
-        if self.slots.get(jid).is_some_and(|s| !s.is_for_later(conn)) {
-            self.need_all(jid, cx);
-        }
         let stamp = self.stamp();
         let Some(slot) = self.slots.get_mut(jid) else { return };
+        if !slot.is_for_later(conn) {
+            need_all(slot, cx);
+        }
         slot.wait_later(cx.shared.store.commit_later(cx.shared.plane, stamp, batch), conn);
         self.waiting.insert(jid.clone());
     }
@@ -526,40 +524,35 @@ impl Shard {
 
     /// A forward to an entity under the same journal leaves at once, with its ticket; all else waits its turn.
     fn tell(&mut self, jid: &BareJid, to: &BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
+        let shard = cx.shared.directory.shard_of(to);
         if let PeerMsg::Forward { ticket, .. } = &mut msg
             && self.order == Order::Journal
-            && cx.shared.directory.is_local(cx.shared.directory.shard_of(to))
+            && cx.shared.directory.is_local(shard)
         {
-            self.need_all(jid, cx);
-            *ticket = Ticket(self.slots.get(jid).map_or(0, |s| s.need));
-            return self.peer(jid, to, msg, cx);
+            if let Some(slot) = self.slots.get_mut(jid) {
+                need_all(slot, cx);
+                *ticket = Ticket(slot.need);
+            }
+            cx.out.extend(self.peer_frame(jid, to, shard, msg, cx));
+            return;
         }
-        if let Some(frame) = self.peer_frame(jid, to, msg, cx) {
+        if let Some(frame) = self.peer_frame(jid, to, shard, msg, cx) {
             self.say(jid, Said::Frame(frame), cx);
         }
     }
 
     fn say(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
         let order = self.order;
-        let waits = !matches!(&what, Said::Frame(Out::Edge(to)) if self.slots.get(jid).is_some_and(|s| s.is_for_later(to.conn)));
-        if waits {
-            self.need_all(jid, cx);
-        }
         let Some(slot) = self.slots.get_mut(jid) else { return };
+        if !matches!(&what, Said::Frame(Out::Edge(to)) if slot.is_for_later(to.conn)) {
+            need_all(slot, cx);
+        }
         let need = slot.need;
         if slot.lane.is_empty() && is_durable(order, slot, need, cx) {
             return self.speak(jid, what, cx);
         }
         slot.lane.push_back(Held { need, what });
         self.waiting.insert(jid.clone());
-    }
-
-    /// Somebody waits for everything that an entity has written.
-    fn need_all(&mut self, jid: &BareJid, cx: &Cx<'_>) {
-        let later = self.slots.get_mut(jid).and_then(Slot::wait_for_all);
-        if let Some(ticket) = later.filter(|ticket| *ticket > cx.durable) {
-            cx.shared.store.hurry(ticket);
-        }
     }
 
     fn speak(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
@@ -702,6 +695,13 @@ impl Shard {
         for jid in all {
             self.run(now, &jid, cx, &f);
         }
+    }
+}
+
+/// Somebody waits for everything that an entity has written.
+fn need_all(slot: &mut Slot, cx: &Cx<'_>) {
+    if let Some(ticket) = slot.wait_for_all().filter(|ticket| *ticket > cx.durable) {
+        cx.shared.store.hurry(ticket);
     }
 }
 

@@ -293,7 +293,7 @@ fn a_forward_that_panics_bounces_and_is_confirmed() {
     let forward = |b: &mut Bench, n: u64, stanza: &frame::SharedStanza| {
         let (origin, prev) = (origin(n), (n > 1).then(|| origin(n - 1)));
         let body = PeerMsg::Forward { origin, prev, ticket: Ticket::NONE, durable: true, stanza: stanza.clone() };
-        let peer = Peer { from: juliet.clone(), from_epoch: EPOCH, to: BareJid::parse("romeo@x").unwrap(), body };
+        let peer = Peer { from: juliet.clone(), from_epoch: EPOCH, from_shard: ShardId(0), to: BareJid::parse("romeo@x").unwrap(), body };
         b.host.handle_frame(b.now, ToShard { shard: ShardId(0), epoch: EPOCH, body: ToShardBody::Peer(peer) });
         // What goes back to juliet's account, before it gets there.
         loop {
@@ -335,7 +335,13 @@ fn what_waits_behind_a_panic_is_taken_later() {
         stanza: Arc::new(parse("<message to='romeo@x' id='p'><body>poison</body></message>", "juliet@x")),
     };
     b.edge("romeo@x", 1, EdgeMsg::Create { req: ReqId(1), credentials: "keys".into() });
-    let peer = Peer { from: BareJid::parse("juliet@x").unwrap(), from_epoch: EPOCH, to: BareJid::parse("romeo@x").unwrap(), body };
+    let peer = Peer {
+        from: BareJid::parse("juliet@x").unwrap(),
+        from_epoch: EPOCH,
+        from_shard: ShardId(0),
+        to: BareJid::parse("romeo@x").unwrap(),
+        body,
+    };
     b.host.handle_frame(b.now, ToShard { shard: ShardId(0), epoch: EPOCH, body: ToShardBody::Peer(peer) });
     b.edge("romeo@x", 2, EdgeMsg::Credentials { req: ReqId(7) });
     let out = b.settle();
