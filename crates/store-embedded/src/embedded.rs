@@ -97,7 +97,9 @@ impl Embedded {
             memory_bytes_max: options.memory_bytes_max,
             journal_bytes_max: options.journal_bytes_max,
             young_bytes_max: YOUNG_BYTES_MAX,
-            workers: 2,
+            // The first of several leaves compactions to the others, and asks again and again while there is one that all of the
+            // others are too busy for: with two it burns a CPU as long as the second works.
+            workers: 3,
         };
         let mut disk = FjallDisk::new(&dir.cells(), tuning, mark.clone());
         let recovered = recover(&mut disk, options.accept_loss).map_err(|source| OpenError::Recover { dir: dir.path.clone(), source })?;

@@ -294,10 +294,15 @@ fn find(cells: &Cells, first: u64, key: &[u8]) -> Result<usize, usize> {
     if order(last).is_lt() {
         return Err(cells.len());
     }
-    // Rows follow one another, so it stands where its number says, if it is here: a look instead of a dozen.
-    let place = usize::try_from(first.wrapping_sub(oldest.first)).unwrap_or(usize::MAX);
-    if cells.get(place).is_some_and(|cell| order(cell).is_eq()) {
-        return Ok(place);
+    // Rows follow one another, so it stands where its number says, if it is here: a look instead of a dozen. Counted from the
+    // oldest, or from the last one if some that were older are gone.
+    let from_oldest = usize::try_from(first.wrapping_sub(oldest.first)).unwrap_or(usize::MAX);
+    let from_last = usize::try_from(last.first.wrapping_sub(first)).unwrap_or(usize::MAX);
+    let places = [Some(from_oldest), (cells.len() - 1).checked_sub(from_last)];
+    for place in places.into_iter().flatten() {
+        if cells.get(place).is_some_and(|cell| order(cell).is_eq()) {
+            return Ok(place);
+        }
     }
     cells.binary_search_by(order)
 }

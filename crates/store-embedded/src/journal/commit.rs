@@ -109,10 +109,11 @@ impl<D: Disk> Committer<D> {
     }
 }
 
-/// The cells of a group: of several writes of a cell the last one, since the order decides.
+/// The cells of a group, in the order of writing: of several writes of a cell the last one, since the order decides.
 fn cells<'a>(entries: &'a [Entry], writes: &mut Vec<Write<'a>>) {
     let ops: usize = entries.iter().map(|e| if let Entry::Batch { batch, .. } = e { batch.ops.len() } else { 0 }).sum();
     writes.reserve(ops);
+    let from = writes.len();
     // Membership only: its order is never looked at.
     let room = if ops > 1 { ops } else { 0 };
     let mut seen: HashSet<(&Partition, &Bytes), RandomState> = HashSet::with_capacity_and_hasher(room, RandomState::default());
@@ -129,4 +130,5 @@ fn cells<'a>(entries: &'a [Entry], writes: &mut Vec<Write<'a>>) {
             writes.push(Write { partition: &batch.partition, key, stamp: *stamp, value });
         }
     }
+    writes[from..].reverse();
 }

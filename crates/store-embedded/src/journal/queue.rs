@@ -105,17 +105,21 @@ impl Queue {
     /// The next group: what waits, in order, up to about `bytes_max`, one entry at least; and its last ticket.
     pub fn take(&mut self, bytes_max: usize) -> Option<(Ticket, Vec<Entry>)> {
         let mut bytes = self.waiting.front()?.bytes();
-        let mut count = 1;
         if self.bytes <= bytes_max {
-            (bytes, count) = (self.bytes, self.waiting.len());
-        } else {
-            for entry in self.waiting.iter().skip(1) {
-                if bytes + entry.bytes() > bytes_max {
-                    break;
-                }
-                bytes += entry.bytes();
-                count += 1;
+            self.bytes = 0;
+            // Handed over as it is: whoever has something to write waits for this, so nothing is copied. The next group is
+            // likely to be as large.
+            let room = VecDeque::with_capacity(self.waiting.len());
+            let entries = std::mem::replace(&mut self.waiting, room).into();
+            return Some((self.taken(), entries));
+        }
+        let mut count = 1;
+        for entry in self.waiting.iter().skip(1) {
+            if bytes + entry.bytes() > bytes_max {
+                break;
             }
+            bytes += entry.bytes();
+            count += 1;
         }
         self.bytes -= bytes;
         let entries = self.waiting.drain(..count).collect();
