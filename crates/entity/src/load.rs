@@ -237,7 +237,8 @@ impl Loader {
         }
         let gone = self.cells.get(cell::GONE).cloned();
         let suspects = self.cells.get(cell::SUSPECTS).cloned();
-        let state = State { jid: self.jid, epoch: self.epoch, credentials, roster, blocks, sessions: Vec::new(), log, cells: modules };
+        let state =
+            State { jid: self.jid, epoch: self.epoch, credentials, roster, blocks, sessions: Vec::new(), log, cells: modules.into() };
         let attaching = if self.again { ctx.settings.attaching.max(ATTACHING_MAX) } else { ctx.settings.attaching };
         let mut account = Account::assemble(state, self.seal, counters, live);
         if let Some(gone) = gone {
@@ -397,8 +398,8 @@ impl Account {
         let mut s = Session::new(row.id, row.jid, row.attach, Link::Attaching { until }, row.bound_at);
         let soft = row.detached.as_ref().map_or_else(Soft::default, |d| d.soft.clone());
         s.soft = Arc::new(Soft { sm: row.sm, ..soft });
-        s.given = row.given;
-        s.waits = row.waits;
+        s.given = row.given.into();
+        s.waits = row.waits.into();
         // Cells that an attach has not removed yet say nothing new. Nor do those of an owner before the row's: it had not seen
         // them, and has given their numbers anew ◊.
         s.cells = cells.iter().map(|(t, _)| t.m).collect::<Vec<_>>().into();
@@ -417,9 +418,9 @@ impl Account {
             let rows: Vec<u64> = s.tail.iter().map(|o| o.pos).chain(behind.iter().map(|t| t.pos)).flatten().map(|p| p.row).collect();
             s.waits.retain(|row| !rows.contains(row));
             // Those that only a cell says were given to it: the cell goes with the next attach, the session's row must say it.
-            let mut given: Vec<(u64, u64)> = s.given.clone();
+            let mut given: Vec<(u64, u64)> = s.given.to_vec();
             given.extend(rows.iter().filter(|row| !s.given.iter().any(|(r, _)| r == *row)).map(|row| (*row, 0)));
-            s.given = given.into_iter().filter(|(row, m)| self.claim(*row, s.id) || *m > 0).collect();
+            s.given = given.into_iter().filter(|(row, m)| self.claim(*row, s.id) || *m > 0).collect::<Vec<_>>().into();
             // What it had and is not in its tail, its client has acknowledged.
             let had = |row: &u64| (*row <= d.pos.row || s.given.iter().any(|(r, _)| r == row)) && !rows.contains(row);
             let acked: Vec<u64> = self.state.log.owed_to(s.id).map(|o| o.pos.row).filter(had).collect();
@@ -428,7 +429,7 @@ impl Account {
             }
             s.tail_bytes = s.tail.iter().map(|o| o.stanza.encoded_len_hint()).sum();
             self.append(&mut s, behind, &rows);
-            for (row, m) in &mut s.given {
+            for (row, m) in s.given.made().into_iter().flatten() {
                 if let Some(output) = s.tail.iter().find(|o| o.pos.is_some_and(|p| p.row == *row)) {
                     *m = output.m;
                 }
@@ -445,7 +446,7 @@ impl Account {
         } else {
             s.taken = self.state.log.number(s.id);
             s.accepted = s.taken;
-            for (row, _) in &s.given {
+            for (row, _) in s.given.iter() {
                 self.claim(*row, s.id);
             }
         }

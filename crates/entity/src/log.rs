@@ -11,7 +11,7 @@ use bytes::Bytes;
 use frame::{Pos, SharedStanza};
 use std::collections::BTreeMap;
 use types::limit::{BUCKET_ROWS_MAX, ORIGIN_FORGET};
-use types::{BareJid, Epoch, Op, Origin, Partition, SessionId, Timestamp};
+use types::{BareJid, Epoch, Op, Origin, Partition, Seldom, SessionId, Timestamp};
 
 /// Changes after which the checkpoint is written without waiting for the timer.
 pub const CHECKPOINT_EVERY: u32 = 256;
@@ -52,13 +52,15 @@ struct Seen {
 pub struct Log {
     last: u64,
     last_at: Timestamp,
-    open: BTreeMap<u64, Open>,
-    offline: usize,
-    origins: BTreeMap<BareJid, BTreeMap<SessionId, Seen>>,
-    origins_len: usize,
+    open: Seldom<BTreeMap<u64, Open>>,
+    origins: Seldom<BTreeMap<BareJid, BTreeMap<SessionId, Seen>>>,
     /// The highest input of each own session that is in a row (for `<failed h/>`).
-    numbers: BTreeMap<SessionId, u64>,
-    drops: Vec<Pos>,
+    numbers: Seldom<BTreeMap<SessionId, u64>>,
+    drops: Seldom<Vec<Pos>>,
+    /// Rows that are owed to whoever comes next; they are in memory, all of them.
+    offline: u32,
+    /// At most one more than [`ORIGINS_MAX`].
+    origins_len: u32,
     dirty: u32,
     settled: bool,
     /// The bucket of the row before, with its number; an idle log holds none.
@@ -150,7 +152,9 @@ impl Log {
         for (sender, session, seen) in c.origins {
             log.see(&sender, Origin { session, n: seen.n, k: seen.k }, seen.at);
         }
-        log.numbers = c.numbers.into_iter().collect();
+        for (session, n) in c.numbers {
+            log.note_number(session, n);
+        }
         log.dirty = 0;
         log
     }
@@ -166,14 +170,13 @@ impl Log {
         if open {
             self.insert(pos, row);
         } else if !row.archived {
-            self.drops.push(pos);
+            self.drops.make().push(pos);
         }
     }
 
     fn note(&mut self, account: &BareJid, row: &Row) {
         if row.sender == *account {
-            let n = self.numbers.entry(row.origin.session).or_default();
-            *n = (*n).max(row.origin.n);
+            self.note_number(row.origin.session, row.origin.n);
         } else {
             self.see(&row.sender, row.origin, row.at);
         }
@@ -192,12 +195,12 @@ impl Log {
         };
         if open.owed.is_empty() && !open.outbox {
             if !open.archived {
-                self.drops.push(pos);
+                self.drops.make().push(pos);
             }
             return;
         }
-        self.offline += usize::from(open.owed.contains(&OFFLINE));
-        self.open.insert(pos.row, open);
+        self.offline += u32::from(open.owed.contains(&OFFLINE));
+        self.open.make().insert(pos.row, open);
     }
 
     /// Append a row; it is durable when the effect's ticket is.
@@ -238,7 +241,7 @@ impl Log {
 
     /// Rows owed to whoever comes next.
     pub fn offline_len(&self) -> usize {
-        self.offline
+        self.offline as usize
     }
 
     /// Is this forward (or a later one of its session) known?
@@ -248,14 +251,14 @@ impl Log {
 
     /// Remember the highest origin of a sending session.
     pub fn see(&mut self, sender: &BareJid, origin: Origin, at: Timestamp) {
-        let sessions = self.origins.entry(sender.clone()).or_default();
+        let sessions = self.origins.make().entry(sender.clone()).or_default();
         let before = sessions.len();
         let seen = sessions.entry(origin.session).or_insert(Seen { n: 0, k: 0, at });
         if (origin.n, origin.k) >= (seen.n, seen.k) {
             *seen = Seen { n: origin.n, k: origin.k, at };
         }
-        self.origins_len += sessions.len() - before;
-        if self.origins_len > ORIGINS_MAX {
+        self.origins_len += u32::from(sessions.len() > before);
+        if self.origins_len as usize > ORIGINS_MAX {
             self.forget(at, true);
         }
     }
@@ -269,11 +272,12 @@ impl Log {
             ages.sort_unstable();
             limit = limit.max(ages.get(ages.len() / 2).copied().unwrap_or(0));
         }
-        self.origins.retain(|_, sessions| {
+        let Some(origins) = self.origins.made() else { return };
+        origins.retain(|_, sessions| {
             sessions.retain(|_, seen| seen.at.0 >= limit);
             !sessions.is_empty()
         });
-        self.origins_len = self.origins.values().map(BTreeMap::len).sum();
+        self.origins_len = origins.values().map(|sessions| sessions.len() as u32).sum();
     }
 
     /// The highest input of an own session that is in a row.
@@ -283,13 +287,15 @@ impl Log {
 
     /// An input of an own session that is in no row.
     pub fn note_number(&mut self, session: SessionId, n: u64) {
-        let number = self.numbers.entry(session).or_default();
+        let number = self.numbers.make().entry(session).or_default();
         *number = (*number).max(n);
     }
 
     /// The session's number is of no use any more.
     pub fn forget_number(&mut self, session: SessionId) {
-        self.numbers.remove(&session);
+        if let Some(numbers) = self.numbers.made() {
+            numbers.remove(&session);
+        }
     }
 
     /// Rows that are not settled, in order.
@@ -307,9 +313,13 @@ impl Log {
         self.open.values().filter(move |o| o.owed.contains(&whom))
     }
 
+    fn open_mut(&mut self, row: u64) -> Option<&mut Open> {
+        self.open.made()?.get_mut(&row)
+    }
+
     /// `whom` has the row.
     pub fn settle(&mut self, row: u64, whom: SessionId) {
-        if let Some(open) = self.open.get_mut(&row) {
+        if let Some(open) = self.open_mut(row) {
             open.had = true;
         }
         self.forget_owed(row, whom);
@@ -325,11 +335,11 @@ impl Log {
     }
 
     fn forget_owed(&mut self, row: u64, whom: SessionId) {
-        let Some(open) = self.open.get_mut(&row) else { return };
+        let Some(open) = self.open_mut(row) else { return };
         let before = open.owed.len();
         open.owed.retain(|s| *s != whom);
         if open.owed.len() != before {
-            self.offline -= usize::from(whom == OFFLINE);
+            self.offline -= u32::from(whom == OFFLINE);
             self.dirty += 1;
             self.close(row);
         }
@@ -337,19 +347,20 @@ impl Log {
 
     /// What was owed to `from` is owed to `to`.
     pub fn owe(&mut self, row: u64, from: SessionId, to: SessionId) {
-        let Some(open) = self.open.get_mut(&row) else { return };
-        let before = usize::from(open.owed.contains(&OFFLINE));
+        let Some(open) = self.open_mut(row) else { return };
+        let before = u32::from(open.owed.contains(&OFFLINE));
         open.owed.retain(|s| *s != from);
         if !open.owed.contains(&to) {
             open.owed.push(to);
         }
-        self.offline = self.offline - before + usize::from(open.owed.contains(&OFFLINE));
+        let after = u32::from(open.owed.contains(&OFFLINE));
+        self.offline = self.offline - before + after;
         self.dirty += 1;
     }
 
     /// The next hop has the row.
     pub fn confirmed(&mut self, row: u64) {
-        let Some(open) = self.open.get_mut(&row) else { return };
+        let Some(open) = self.open_mut(row) else { return };
         open.outbox = false;
         self.dirty += 1;
         self.close(row);
@@ -358,10 +369,10 @@ impl Log {
     fn close(&mut self, row: u64) {
         self.settled = true;
         if self.open.get(&row).is_some_and(|o| o.owed.is_empty() && !o.outbox)
-            && let Some(open) = self.open.remove(&row)
+            && let Some(open) = self.open.made().and_then(|open| open.remove(&row))
             && !open.archived
         {
-            self.drops.push(open.pos);
+            self.drops.make().push(open.pos);
         }
     }
 
@@ -377,19 +388,19 @@ impl Log {
         w.u64(self.last).u64(self.last_at.0);
         write_ranges(&mut w, &self.ranges());
         let forgets = types::planted::is(types::planted::Bug::DropForgets);
-        w.u64(if forgets { 0 } else { self.origins_len as u64 });
+        w.u64(if forgets { 0 } else { u64::from(self.origins_len) });
         for (sender, sessions) in self.origins.iter().filter(|_| !forgets) {
             for (session, seen) in sessions {
                 w.str(sender.as_str()).origin(Origin { session: *session, n: seen.n, k: seen.k }).u64(seen.at.0);
             }
         }
         w.u64(self.numbers.len() as u64);
-        for (session, n) in &self.numbers {
+        for (session, n) in self.numbers.iter() {
             w.session(*session).u64(*n);
         }
         fx.put(partition, key, w.finish());
         // On a store without one order the shard keeps at most one batch in flight, so the drop follows the checkpoint.
-        for pos in std::mem::take(&mut self.drops) {
+        for pos in self.drops.take() {
             fx.op(&self.bucket(account, pos.row), Op::Delete { key: row::cell_key(pos) });
         }
         self.bucket = None;

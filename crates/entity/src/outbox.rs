@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use types::limit::FORWARD_WINDOW_MAX;
 use types::unlucky::{self, Bound};
-use types::{BareJid, Instant, Origin, Ticket, Timestamp};
+use types::{BareJid, Instant, Origin, Seldom, Ticket, Timestamp};
 
 /// Where an unconfirmed forward is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ fn again_after() -> Duration {
 /// See the module.
 #[derive(Default, Debug)]
 pub struct Outbox {
-    lanes: BTreeMap<BareJid, Lane>,
+    lanes: Seldom<BTreeMap<BareJid, Lane>>,
     len: usize,
 }
 
@@ -85,15 +85,19 @@ impl Outbox {
         self.len == 0
     }
 
+    fn lane(&mut self, to: &BareJid) -> Option<&mut Lane> {
+        self.lanes.made()?.get_mut(to)
+    }
+
     /// Append behind everything for this recipient.
     pub fn push(&mut self, to: BareJid, pending: Pending) {
-        self.lanes.entry(to).or_default().queue.push_back(pending);
+        self.lanes.make().entry(to).or_default().queue.push_back(pending);
         self.len += 1;
     }
 
     /// The forwards to this recipient that may leave now.
     pub fn send(&mut self, to: &BareJid, now: Instant) -> SmallVec<[PeerMsg; 1]> {
-        let Some(lane) = self.lanes.get_mut(to) else { return SmallVec::new() };
+        let Some(lane) = self.lane(to) else { return SmallVec::new() };
         if lane.retry_at.is_some_and(|at| at > now) {
             return SmallVec::new();
         }
@@ -120,7 +124,8 @@ impl Outbox {
 
     /// The recipient has everything up to `origin`: what is settled by that, in order.
     pub fn confirm(&mut self, from: &BareJid, origin: Origin) -> SmallVec<[Pending; 1]> {
-        let Some(lane) = self.lanes.get_mut(from) else { return SmallVec::new() };
+        let Some(lanes) = self.lanes.made() else { return SmallVec::new() };
+        let Some(lane) = lanes.get_mut(from) else { return SmallVec::new() };
         // Confirmed is only what was sent; an older confirmation names something that is gone.
         let Some(at) = lane.queue.iter().take(lane.sent).position(|p| p.origin == origin) else { return SmallVec::new() };
         let done: SmallVec<[Pending; 1]> = lane.queue.drain(..=at).collect();
@@ -128,14 +133,14 @@ impl Outbox {
         lane.refusals = 0;
         self.len -= done.len();
         if lane.queue.is_empty() {
-            self.lanes.remove(from);
+            lanes.remove(from);
         }
         done
     }
 
     /// The recipient did not take `origin`: start again from the first unconfirmed, after a pause.
     pub fn refuse(&mut self, from: &BareJid, origin: Origin, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(from) else { return };
+        let Some(lane) = self.lane(from) else { return };
         if !lane.queue.iter().take(lane.sent).any(|p| p.origin == origin) {
             return;
         }
@@ -155,7 +160,7 @@ impl Outbox {
     /// The next hop of these recipients has a new owner or a new link: forward again from the first unconfirmed.
     pub fn renew(&mut self, mut concerns: impl FnMut(&BareJid) -> bool) -> Vec<BareJid> {
         let mut again = Vec::new();
-        for (to, lane) in &mut self.lanes {
+        for (to, lane) in self.lanes.made().into_iter().flatten() {
             if concerns(to) {
                 (lane.sent, lane.sent_at) = (0, None);
                 lane.retry_at = None;
@@ -173,7 +178,8 @@ impl Outbox {
     /// Give up what was taken before `limit`, from the front of each lane.
     pub fn give_up(&mut self, limit: Timestamp) -> Vec<(BareJid, Pending)> {
         let mut gone = Vec::new();
-        self.lanes.retain(|to, lane| {
+        let Some(lanes) = self.lanes.made() else { return gone };
+        lanes.retain(|to, lane| {
             while lane.queue.front().is_some_and(|p| p.since < limit) {
                 if let Some(p) = lane.queue.pop_front() {
                     lane.sent = lane.sent.saturating_sub(1);

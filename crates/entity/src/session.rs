@@ -81,15 +81,15 @@ pub struct Session {
     pub asked: Seldom<VecDeque<(Jid, CompactString)>>,
     /// Rows that waited for whoever comes next and were given to this session, with the number that they got: until the
     /// checkpoint knows it, only the session row says so.
-    pub given: Vec<(u64, u64)>,
+    pub given: Seldom<Vec<(u64, u64)>>,
     /// Rows that name this session, and wait for whoever comes next nevertheless, behind older ones that do: only the session
     /// row says so.
-    pub waits: Vec<u64>,
+    pub waits: Seldom<Vec<u64>>,
     /// Outputs of a detached session that lie in cells of their own, behind its row.
     pub cells: Seldom<Vec<u64>>,
     /// XEP-0352: what waits for the client to become active, newest per sender. Presence and messages apart: neither may
     /// replace the other.
-    pub held: BTreeMap<(bool, Jid), SharedStanza>,
+    pub held: Seldom<BTreeMap<(bool, Jid), SharedStanza>>,
     /// Offline messages have been sent to it (once, when it first became available).
     pub flushed: bool,
 }
@@ -115,10 +115,10 @@ impl Session {
             tail_bytes: 0,
             pos: Pos::default(),
             asked: Seldom::default(),
-            given: Vec::new(),
-            waits: Vec::new(),
+            given: Seldom::default(),
+            waits: Seldom::default(),
             cells: Seldom::default(),
-            held: BTreeMap::new(),
+            held: Seldom::default(),
             flushed: false,
         }
     }
@@ -342,8 +342,8 @@ impl SessionRow {
             attach: s.attach,
             bound_at: s.bound_at,
             sm: s.soft.sm.clone(),
-            given: s.given.clone(),
-            waits: s.waits.clone(),
+            given: s.given.to_vec(),
+            waits: s.waits.to_vec(),
             by,
             detached: None,
             lost: None,

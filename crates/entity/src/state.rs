@@ -7,7 +7,7 @@ use crate::session::{Link, Session};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
-use types::{BareJid, Collection, Epoch, Jid, Partition, SessionId};
+use types::{BareJid, Collection, Epoch, Jid, Partition, Seldom, SessionId};
 
 /// Keys of the account's cells, and the prefixes of families of them.
 pub mod cell {
@@ -52,7 +52,7 @@ pub struct State {
     /// Its messages.
     pub log: Log,
     /// One small cell for each module that keeps something, by the module's name.
-    pub cells: BTreeMap<String, Bytes>,
+    pub cells: Seldom<BTreeMap<String, Bytes>>,
 }
 
 /// The partition of an account's state.

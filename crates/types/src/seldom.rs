@@ -61,8 +61,23 @@ impl<T: Empty> Seldom<T> {
     }
 }
 
+impl<T: 'static> Seldom<Vec<T>> {
+    /// Keeps those of which `keep` is true.
+    pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        if let Some(list) = self.made() {
+            list.retain(keep);
+        }
+    }
+}
+
 impl<T> From<Vec<T>> for Seldom<Vec<T>> {
     fn from(value: Vec<T>) -> Self {
+        Seldom((!value.is_empty()).then(|| Box::new(value)))
+    }
+}
+
+impl<K: Ord, V> From<std::collections::BTreeMap<K, V>> for Seldom<std::collections::BTreeMap<K, V>> {
+    fn from(value: std::collections::BTreeMap<K, V>) -> Self {
         Seldom((!value.is_empty()).then(|| Box::new(value)))
     }
 }
@@ -78,6 +93,7 @@ mod tests {
         assert!(seldom.is_empty() && seldom.is_unmade());
         seldom.make().push(1);
         assert_eq!(*seldom, [1]);
+        seldom.retain(|n| *n == 1);
         assert_eq!(seldom.take(), [1]);
         assert!(seldom.is_unmade() && seldom.made().is_none() && Seldom::from(Vec::<u8>::new()).is_unmade());
     }

@@ -221,7 +221,7 @@ impl Account {
         self.release_held(id, fx);
         let attached = self.state.session_mut(id).is_some_and(|s| {
             s.waits.retain(|row| !rows.iter().any(|(pos, ..)| pos.row == *row));
-            s.given.extend(rows.iter().zip(s.m + 1..).map(|((pos, ..), m)| (pos.row, m)));
+            s.given.make().extend(rows.iter().zip(s.m + 1..).map(|((pos, ..), m)| (pos.row, m)));
             s.conn().is_some()
         });
         if attached {

@@ -401,7 +401,7 @@ impl Account {
         for key in self.state.blocks.cell_keys() {
             fx.delete(&partition, key);
         }
-        for name in std::mem::take(&mut self.state.cells).into_keys() {
+        for name in self.state.cells.take().into_keys() {
             fx.delete(&partition, [cell::MODULE, name.as_bytes()].concat());
         }
         fx.delete(&partition, cell::CHECKPOINT);

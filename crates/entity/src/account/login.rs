@@ -340,12 +340,12 @@ impl Account {
         let State { sessions, log, .. } = &mut self.state;
         let Some(s) = sessions.iter_mut().find(|s| s.id == id) else { return };
         s.waits.retain(|row| !claimed.contains(row));
-        s.given.extend(claimed.iter().map(|row| (*row, u64::MAX)));
+        s.given.make().extend(claimed.iter().map(|row| (*row, u64::MAX)));
         let in_tail: Vec<u64> = s.tail.iter().filter_map(|o| o.pos).map(|p| p.row).collect();
         let lost: Vec<u64> = s.given.iter().filter(|(_, m)| *m > copy.m).map(|(row, _)| *row).collect();
         let due = log.owed_to(id).map(|o| o.pos.row).filter(|row| (*row > copy.pos.row || lost.contains(row)) && !in_tail.contains(row));
         for (row, m) in due.zip(s.m + 1..) {
-            for given in s.given.iter_mut().filter(|(r, _)| *r == row) {
+            for given in s.given.made().into_iter().flatten().filter(|(r, _)| *r == row) {
                 given.1 = m;
             }
         }
@@ -366,7 +366,7 @@ impl Account {
             log.reroute(*row, id);
         }
         s.given.retain(|(row, _)| !rows.contains(row));
-        s.waits.extend(rows);
+        s.waits.make().extend(rows);
     }
 
     /// This owner has the session in memory; the edge may lack outputs that a broken link lost.

@@ -475,7 +475,7 @@ impl Account {
         if s.soft.inactive && s.conn().is_some() {
             if pos.is_none() && ctx.pipeline.may_hold(&stanza) {
                 let key = stanza.from.clone().unwrap_or_else(|| s.jid.to_jid());
-                s.held.insert((stanza.kind == Kind::Message, key), stanza);
+                s.held.make().insert((stanza.kind == Kind::Message, key), stanza);
                 if s.held.len() <= unlucky::at_most(Bound::HeldStanzas, HELD_MAX) {
                     return;
                 }
@@ -489,7 +489,7 @@ impl Account {
 
     pub(super) fn release_held(&mut self, id: SessionId, fx: &mut Effects) {
         let Some(s) = self.state.session_mut(id) else { return };
-        for stanza in std::mem::take(&mut s.held).into_values() {
+        for stanza in s.held.take().into_values() {
             self.send(id, None, stanza, fx);
         }
     }

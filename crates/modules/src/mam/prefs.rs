@@ -78,7 +78,7 @@ impl Prefs {
     /// Write the cell.
     pub fn put(&self, cx: &mut IqCtx<'_>) {
         let value = self.encode();
-        cx.state.cells.insert(NAME.to_owned(), value.clone());
+        cx.state.cells.make().insert(NAME.to_owned(), value.clone());
         cx.put([cell::MODULE, NAME.as_bytes()].concat(), value);
     }
 

@@ -187,8 +187,8 @@ mod tests {
     fn what_every_account_has_is_bounded() {
         for (what, bytes, bytes_max) in [
             ("slot", size_of::<Slot>(), 80),
-            ("account", size_of::<Account>(), 608),
-            ("session", size_of::<entity::session::Session>(), 296),
+            ("account", size_of::<Account>(), 512),
+            ("session", size_of::<entity::session::Session>(), 248),
         ] {
             println!("{what}: {bytes} B");
             assert!(bytes <= bytes_max, "{what}: {bytes} B, at most {bytes_max}");
