@@ -130,6 +130,13 @@ impl Addresses {
 }
 
 impl Place {
+    /// One more for the same connection, while it moves: no bound forbids it.
+    pub(crate) fn again(&self) -> Place {
+        let mut table = self.0.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.entry(self.0.key).or_insert_with(|| (0, Arc::clone(&self.0))).0 += 1;
+        Place(Arc::clone(&self.0))
+    }
+
     /// Which address it is at.
     pub(crate) fn key(&self) -> AddressKey {
         self.0.key

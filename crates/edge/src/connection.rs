@@ -52,7 +52,7 @@ pub(crate) enum Message {
 }
 
 /// What the socket carries.
-enum Channel {
+pub(crate) enum Channel {
     Plain,
     /// A box, so that a connection without costs nothing more.
     Tls(Box<Tls>),
@@ -60,7 +60,7 @@ enum Channel {
 
 /// How far the end of the socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+pub(crate) enum Ending {
     /// It goes on.
     No,
     /// Send what is waiting, then say that nothing follows.
@@ -72,14 +72,14 @@ enum Ending {
 }
 
 /// A frame that the link has no room for.
-struct Held {
+pub(crate) struct Held {
     account: BareJid,
     /// Taken out only to be tried again.
     body: EdgeMsg,
 }
 
 /// Bytes that wait for the socket.
-struct Backlog {
+pub(crate) struct Backlog {
     /// The socket has the first `sent` of them.
     bytes: Vec<u8>,
     sent: usize,
@@ -103,31 +103,43 @@ impl Backlog {
     }
 }
 
-struct StreamActor {
-    plane: Rc<Plane>,
-    slot: Rc<Slot>,
-    live: Arc<Live>,
+/// Where a stream lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// Where it was accepted, until it names its account.
+    Unknown,
+    /// On that plane: it moves at the end of the turn.
+    Plane(u16),
+    /// Here, for good.
+    Here,
+}
+
+pub(crate) struct StreamActor {
+    pub(crate) plane: Rc<Plane>,
+    pub(crate) slot: Rc<Slot>,
+    pub(crate) live: Arc<Live>,
     /// `None` once it is dead.
-    socket: Option<TcpStream>,
-    place: Place,
-    channel: Channel,
+    pub(crate) socket: Option<TcpStream>,
+    pub(crate) place: Place,
+    pub(crate) channel: Channel,
     /// `None` during the handshake of direct TLS.
-    core: Option<Box<Connection>>,
+    pub(crate) core: Option<Box<Connection>>,
     /// Bytes that the socket has not taken, if there are any.
-    backlog: Option<Box<Backlog>>,
+    pub(crate) backlog: Option<Box<Backlog>>,
     /// Nothing else of the core is done, and nothing read, until it is taken.
-    held: Option<Box<Held>>,
-    bytes: Bucket,
-    stanzas: Bucket,
+    pub(crate) held: Option<Box<Held>>,
+    pub(crate) bytes: Bucket,
+    pub(crate) stanzas: Bucket,
     /// Of the core's failed logins, those that its address was charged for.
-    failures_charged: u8,
+    pub(crate) failures_charged: u8,
     /// Nothing is read before.
-    read_after: Instant,
+    pub(crate) read_after: Instant,
     /// End of a handshake, of flushing or of lingering.
-    deadline: Instant,
-    ending: Ending,
+    pub(crate) deadline: Instant,
+    pub(crate) ending: Ending,
+    pub(crate) home: Home,
     /// It ended as it should, not by a panic.
-    finished: bool,
+    pub(crate) finished: bool,
 }
 
 /// For the test of sizes: with a task around it (tokio's is 96 bytes, in steps of 128) it should take 256.
@@ -137,32 +149,12 @@ pub(crate) const ACTOR_BYTES: usize = size_of::<StreamActor>();
 /// Begin with an accepted socket.
 pub(crate) fn start(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place, kind: ListenerKind) {
     let now = Clock.now();
-    let slot = plane.open_slot();
-    let mut actor = StreamActor {
-        plane,
-        slot: Rc::clone(&slot),
-        live,
-        socket: Some(socket),
-        place,
-        channel: Channel::Plain,
-        core: None,
-        backlog: None,
-        held: None,
-        bytes: Bucket::default(),
-        stanzas: Bucket::default(),
-        failures_charged: 0,
-        read_after: Instant(0),
-        deadline: Instant::NEVER,
-        ending: Ending::No,
-        finished: false,
-    };
+    let mut actor = StreamActor::new(plane, live, socket, place);
     match kind {
         ListenerKind::StartTls => actor.begin_stream(now, None),
         ListenerKind::DirectTls => actor.begin_tls(now, true),
     }
-    let address = actor::start_small(MAILBOX_MAX, actor);
-    // Nothing has set it before: the slot is new.
-    let _ = slot.address.set(address);
+    actor.run();
 }
 
 impl SmallActor for StreamActor {
@@ -199,6 +191,12 @@ impl SmallActor for StreamActor {
         self.turn(now, task, &mut scratch);
         scratch.clear();
         drop(scratch);
+        if let Home::Plane(home) = self.home
+            && self.move_to(home)
+        {
+            self.finished = true;
+            return Poll::Ready(());
+        }
         if self.ending == Ending::Dead && self.held.is_none() && self.core.as_ref().is_none_or(|core| core.is_done()) {
             self.finished = true;
             return Poll::Ready(());
@@ -227,6 +225,38 @@ impl Drop for StreamActor {
 }
 
 impl StreamActor {
+    /// One that has a place in the plane's table and does not run yet.
+    pub(crate) fn new(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place) -> StreamActor {
+        let slot = plane.open_slot();
+        StreamActor {
+            plane,
+            slot,
+            live,
+            socket: Some(socket),
+            place,
+            channel: Channel::Plain,
+            core: None,
+            backlog: None,
+            held: None,
+            bytes: Bucket::default(),
+            stanzas: Bucket::default(),
+            failures_charged: 0,
+            read_after: Instant(0),
+            deadline: Instant::NEVER,
+            ending: Ending::No,
+            home: Home::Unknown,
+            finished: false,
+        }
+    }
+
+    /// Let it run on this thread.
+    pub(crate) fn run(self) -> Rc<Slot> {
+        let slot = Rc::clone(&self.slot);
+        // Nothing has set it before: the slot is new.
+        let _ = slot.address.set(actor::start_small(MAILBOX_MAX, self));
+        slot
+    }
+
     /// One turn: what the core wants, then reading, while there is something to read and others need not wait too long.
     fn turn(&mut self, now: Now, task: &mut std::task::Context<'_>, scratch: &mut Scratch) {
         self.check_bounds(now);
@@ -366,6 +396,18 @@ impl StreamActor {
                 core.handle_frame(now, ToEdge { conn: self.slot.id, shard, epoch, body });
             }
             return;
+        }
+        if matches!(body, EdgeMsg::Credentials { .. })
+            && self.home == Home::Unknown
+            && let Some(owner) = owner
+        {
+            let elsewhere = owner.node == self.plane.shared.node && owner.plane != self.plane.number;
+            self.home = if elsewhere { Home::Plane(owner.plane) } else { Home::Here };
+            if elsewhere {
+                // It asks when it is there, or from here if it cannot move.
+                self.held = Some(Box::new(Held { account, body }));
+                return;
+            }
         }
         let body = ToShardBody::Edge(FromEdge { conn: self.slot.id, account, body });
         let sent = match owner {

@@ -2,6 +2,7 @@
 
 use crate::config::ListenerKind;
 use crate::connection::{self, Message};
+use crate::moving::Moving;
 use crate::plane::Plane;
 use actor::{Actor, Clock, Context};
 use frame::{ShardMsg, ToEdge};
@@ -32,6 +33,8 @@ pub(crate) enum HubMessage {
     Frames(Vec<ToEdge>),
     /// These shards have another owner or epoch.
     Placement(Arc<[(ShardId, Epoch)]>),
+    /// A stream that is at home here.
+    Moved(Box<Moving>),
     /// Close the listeners.
     StopAccepting,
     /// Tell every connection to drain, so many a second.
@@ -43,6 +46,8 @@ pub(crate) struct Hub {
     plane: Rc<Plane>,
     listeners: Vec<(TcpListener, ListenerKind)>,
     stop: Rc<Stop>,
+    /// Whoever comes now is to go again.
+    draining: bool,
     sleep: Option<Pin<Box<Sleep>>>,
     sleeps_until: Instant,
 }
@@ -56,7 +61,7 @@ struct Stop {
 
 impl Hub {
     pub(crate) fn new(plane: Rc<Plane>, listeners: Vec<(TcpListener, ListenerKind)>) -> Hub {
-        Hub { plane, listeners, stop: Rc::default(), sleep: None, sleeps_until: Instant::NEVER }
+        Hub { plane, listeners, stop: Rc::default(), draining: false, sleep: None, sleeps_until: Instant::NEVER }
     }
 
     fn frames(&self, frames: Vec<ToEdge>) {
@@ -122,9 +127,17 @@ impl Actor for Hub {
         match message {
             HubMessage::Frames(frames) => self.frames(frames),
             HubMessage::Placement(changed) => self.placement(&changed),
+            HubMessage::Moved(moving) => {
+                if let Some(slot) = moving.arrive(&self.plane)
+                    && self.draining
+                {
+                    self.plane.tell(&slot, Message::Drain);
+                }
+            }
             HubMessage::StopAccepting => self.stop_accepting(),
             HubMessage::Drain { per_second } => {
                 self.stop_accepting();
+                self.draining = true;
                 let steps = usize::try_from(Duration::from_secs(1).as_millis() / DRAIN_STEP.as_millis()).unwrap_or(1);
                 let slots = self.plane.slots();
                 self.drain(context, slots, per_second.div_ceil(steps).max(1));

@@ -4,10 +4,13 @@
 //! this crate: each plane has its own listeners, accepts connections and keeps them until they end; an actor per stream
 //! owns the socket and drives the core; frames go to shards and come from them over [`rpc`].
 //!
+//! A stream is accepted on whatever plane the kernel chose. When it first asks for an account's keys it moves to the plane
+//! that has the account, if that is one of this node, so that from then on what it says to its account stays on one thread.
+//!
 //! It never stores anything, never decides what a stanza means, and never knows an entity. It waits for nothing but its
 //! sockets: what a link refuses is held, and the socket is not read meanwhile. An idle connection holds no buffer.
 //!
-//! Start with [`start`] and [`EdgeConfig`]; inside, `connection` is one stream, `plane` what the streams of one plane
+//! Start with [`start`] and [`EdgeConfig`]; inside, `connection` is one stream, `moving` its way to another plane, `plane` what the streams of one plane
 //! share, `hub` the actor that accepts and dispatches, `tls` rustls over a plane's buffers, `budget` the rates.
 
 pub mod core;
@@ -18,6 +21,7 @@ mod connection;
 mod counters;
 mod hub;
 mod listen;
+mod moving;
 mod plane;
 mod tls;
 mod work;
@@ -34,8 +38,8 @@ use plane::{Plane, Shared};
 use rpc::{Deliver, LocalNet};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use types::ShardId;
 
@@ -95,6 +99,7 @@ pub fn start(config: EdgeConfig, net: &LocalNet, tls: TlsProvider, planes: &Plan
         addresses: Arc::default(),
         failing: Default::default(),
         pool,
+        hubs: OnceLock::new(),
         connections: AtomicUsize::new(0),
         accepted: AtomicUsize::new(0),
         refused: AtomicUsize::new(0),
@@ -119,6 +124,8 @@ pub fn start(config: EdgeConfig, net: &LocalNet, tls: TlsProvider, planes: &Plan
         }
         hubs.push(hub);
     }
+    // A stream that came before stays where it is.
+    let _ = shared.hubs.set(hubs.clone());
     for listener in &listeners {
         tracing::info!(address = %listener.address, kind = ?listener.kind, "listening for clients");
     }

@@ -4,6 +4,7 @@ use crate::budget::{Addresses, FailingAddresses};
 use crate::config::Live;
 use crate::connection::Message;
 use crate::counters::Counters;
+use crate::hub::HubMessage;
 use crate::tls::{Configs, PARTIAL_BYTES_MAX};
 use crate::work::Pool;
 use actor::{Address, Clock};
@@ -12,8 +13,8 @@ use rpc::{Link, Placement};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use types::{ConnId, Instant, Now, ShardId};
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) failing: FailingAddresses,
     pub(crate) pool: Pool,
+    /// Each plane's; set when all of them are there.
+    pub(crate) hubs: OnceLock<Vec<Address<HubMessage>>>,
     /// Connections on all planes.
     pub(crate) connections: AtomicUsize,
     pub(crate) accepted: AtomicUsize,

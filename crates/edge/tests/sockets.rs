@@ -56,6 +56,41 @@ fn binds_by_the_certificate_too() {
 }
 
 #[test]
+fn a_stream_moves_to_the_plane_of_its_account() {
+    const STREAMS: usize = 24;
+    let world = World::new(limits());
+    let mut clients: Vec<_> = (0..STREAMS)
+        .map(|n| {
+            let name = format!("user{n}");
+            world.add_account(&name);
+            // The kernel chooses where it begins: that all of them are right by chance is one in millions.
+            let mut client = if n % 2 == 0 { world.direct() } else { world.starttls() };
+            if n % 3 == 0 {
+                // One that knows no account of this name goes where that would be, and stays there.
+                client.plain(&format!("nobody{n}"), "guess");
+                client.expect("</failure>");
+            }
+            client.login(&name);
+            (name, client)
+        })
+        .collect();
+    world.wait_for_connections(STREAMS);
+    for (n, (name, client)) in clients.iter_mut().enumerate() {
+        let (conn, shard, _) = world.shards.state.lock().unwrap().sessions[&format!("{name}@im.example")];
+        let owner = world.net.placement().current().owner(shard).unwrap();
+        assert!(n % 3 == 0 || conn.plane == owner.plane, "{name}: {conn:?} {owner:?}");
+        client.send(MESSAGE);
+        world.shards.wait("a message", |s| s.sessions[&format!("{name}@im.example")].2 == 1);
+        world.deliver(name, 1, "good night").unwrap();
+        client.expect("<body>good night</body></message>");
+    }
+    assert_eq!(world.edge.counts().accepted, STREAMS);
+    drop(clients);
+    world.wait_for_connections(0);
+    world.shards.wait("all sessions to end", |s| s.seen.iter().filter(|w| *w == "close" || *w == "detach").count() == STREAMS);
+}
+
+#[test]
 fn plain_is_verified_off_the_plane() {
     let world = World::new(limits());
     let mut client = world.direct();

@@ -365,6 +365,11 @@ impl Connection {
         self.id
     }
 
+    /// It is somewhere else now. No shard may have heard its name, or hear it later.
+    pub fn set_id(&mut self, id: ConnId) {
+        self.id = id;
+    }
+
     /// Nothing more will come of it: the stream is closed, and no session needs it.
     pub fn is_done(&self) -> bool {
         self.end == End::Closed && !self.awaits_session() && self.queue.is_empty() && self.session.as_ref().is_none_or(|s| s.left)

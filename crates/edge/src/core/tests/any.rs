@@ -107,6 +107,10 @@ impl World {
         let was = self.c.session().is_some();
         self.c.handle_frame(self.now, ToEdge { conn: ConnId::default(), shard: ShardId(0), epoch: Epoch(epoch), body });
         self.bound |= kind == 1 && !was && self.c.session().is_some();
+        // A shard is believed about what the client has sent, also if it has not been submitted to it under this attach.
+        if let Some(s) = self.c.session.as_deref() {
+            self.next = self.next.max(s.accepted + 1);
+        }
     }
 
     fn happens(&mut self, happens: Happens) {
@@ -144,7 +148,7 @@ impl World {
             match body {
                 EdgeMsg::Submit { n, attempt, stanza, .. } => {
                     assert!(self.proved && self.bound, "submitted {n} before authentication and binding");
-                    assert!((1..=3).contains(&attempt) && n >= 1 && n <= self.next);
+                    assert!((1..=3).contains(&attempt) && n >= 1 && n <= self.next, "{n}, attempt {attempt}, next {}", self.next);
                     assert!(stanza.from.as_ref().is_some_and(|from| from.to_bare() == account));
                     self.next = self.next.max(n + 1);
                 }
