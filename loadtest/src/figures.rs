@@ -64,7 +64,7 @@ impl Plan {
     pub fn full() -> Plan {
         Plan {
             rounds: 5,
-            logins: 400,
+            logins: 1_000,
             idle: 1_000,
             idle_base: 200,
             settle: 3,
@@ -315,6 +315,7 @@ impl Bench {
                 Tuning::DefaultCollector => format!("{}, default collector", prepared.program.name()),
                 Tuning::AllCpus => format!("{}, all CPUs", prepared.program.name()),
                 Tuning::SyncedArchive => format!("{}, archive synced", prepared.program.name()),
+                Tuning::OnePlane => format!("{}, one plane", prepared.program.name()),
             };
             let setup = Setup { archive: cell.archive, tuning };
             let (_folder, server) = self.start(prepared, setup)?;

@@ -84,6 +84,12 @@ enum Command {
         /// Threads that serve; one is cheapest for a message
         #[arg(long, default_value_t = 1)]
         threads: usize,
+        /// With it and a key, STARTTLS for logins: PEM
+        #[arg(long, requires = "key")]
+        chain: Option<PathBuf>,
+        /// The certificate's key
+        #[arg(long, requires = "chain")]
+        key: Option<PathBuf>,
     },
     /// Draw outcomes as one HTML page
     Report {
@@ -287,8 +293,8 @@ async fn main() -> Result<()> {
             server.tell(&scenario::idle(&server.run()?, Idle { base, sessions: n, settle }).await?)
         }
         Command::Chat { server, chat } => server.tell(&scenario::chat(&server.run()?, chat.scenario()).await?),
-        Command::Relay { listen, domain, password, threads } => {
-            let relay = Relay { listen, domain, password, threads };
+        Command::Relay { listen, domain, password, threads, chain, key } => {
+            let relay = Relay { listen, domain, password, threads, certificate: chain.zip(key) };
             let told = |address| eprintln!("--server {address} --pid {}", std::process::id());
             tokio::task::spawn_blocking(move || relay::serve(&relay, told)).await?
         }

@@ -6,8 +6,11 @@
 //! of the buffer they were read into. Nothing is parsed but the recipient, nothing is copied unless the socket is full, and
 //! no other task is woken.
 //!
-//! It knows full JIDs only, checks nothing of what clients send, and has neither TLS, XEP-0198, archive nor rosters. It
+//! It knows full JIDs only, checks nothing of what clients send, and has neither XEP-0198, archive nor rosters. It
 //! trusts that a client writes no `from` and that no message holds another one.
+//!
+//! With a certificate it has STARTTLS, for logins and nothing else: the floor of what a login over TLS costs with the same
+//! library, the same keys and the same flights. Who is in over TLS is listened to and not answered.
 
 mod cut;
 mod login;
@@ -15,16 +18,19 @@ mod login;
 use crate::element;
 use anyhow::{Context as _, Result, bail};
 use cut::{Cut, cut};
-use login::Credentials;
+use login::{Credentials, Login};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Bytes of one read, unless a stanza is longer.
 const READ_BYTES: usize = 16 * 1024;
@@ -48,6 +54,8 @@ pub struct Relay {
     pub password: String,
     /// Threads that serve.
     pub threads: usize,
+    /// Chain and key, as PEM: offer STARTTLS.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Those who are logged in, by full JID as it stands in an attribute.
@@ -56,6 +64,7 @@ type Peers = RwLock<HashMap<Vec<u8>, Arc<Peer>>>;
 struct Host {
     domain: String,
     credentials: Credentials,
+    tls: Option<TlsAcceptor>,
     peers: Peers,
 }
 
@@ -84,8 +93,9 @@ pub fn serve(relay: &Relay, told: impl FnOnce(SocketAddr)) -> Result<()> {
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder.worker_threads(relay.threads.max(1)).enable_io().build()?;
-    let host =
-        Arc::new(Host { domain: element::escape(&relay.domain), credentials: Credentials::new(&relay.password)?, peers: Peers::default() });
+    let tls = relay.certificate.as_ref().map(|(chain, key)| crate::tls::server(chain, key)).transpose()?.map(TlsAcceptor::from);
+    let credentials = Credentials::new(&relay.password)?;
+    let host = Arc::new(Host { domain: element::escape(&relay.domain), credentials, tls, peers: Peers::default() });
     told(listener.local_addr()?);
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -100,9 +110,15 @@ pub fn serve(relay: &Relay, told: impl FnOnce(SocketAddr)) -> Result<()> {
 
 async fn session(host: &Host, socket: TcpStream) -> Result<()> {
     socket.set_nodelay(true)?;
-    let (reader, writer) = socket.into_split();
-    let mut input = Input { reader, buffer: vec![0; READ_BYTES], filled: 0 };
-    let jid = login::login(host, &mut input, &writer).await?.into_bytes();
+    let mut input = Input::new(socket);
+    let jid = match (login::login(host, &mut input, host.tls.is_some()).await?, &host.tls) {
+        (Login::In(jid), _) => jid.into_bytes(),
+        (Login::StartTls, Some(tls)) => return listen_only(host, tls.accept(input.io).await?).await,
+        (Login::StartTls, None) => bail!("there is no TLS"),
+    };
+    let Input { io, buffer, filled } = input;
+    let (reader, writer) = io.into_split();
+    let mut input = Input { io: reader, buffer, filled };
     let from = [b" from='", jid.as_slice(), b"'"].concat();
     let (pending, stuck, gone) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
     let peer = Arc::new(Peer { jid: jid.clone(), from, writer, pending, stuck, gone });
@@ -121,14 +137,33 @@ async fn session(host: &Host, socket: TcpStream) -> Result<()> {
     ended
 }
 
+/// Lets a client in over TLS and listens until it goes.
+async fn listen_only(host: &Host, io: TlsStream<TcpStream>) -> Result<()> {
+    let mut input = Input::new(io);
+    login::login(host, &mut input, false).await?;
+    loop {
+        input.filled = 0;
+        input.more().await?;
+    }
+}
+
+/// What a client speaks over before it is in.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
 /// Received bytes that are not used up.
-struct Input {
-    reader: OwnedReadHalf,
+struct Input<R> {
+    io: R,
     buffer: Vec<u8>,
     filled: usize,
 }
 
-impl Input {
+impl<R: AsyncRead + Unpin> Input<R> {
+    fn new(io: R) -> Input<R> {
+        Input { io, buffer: vec![0; READ_BYTES], filled: 0 }
+    }
+
     /// Reads once behind what is there.
     async fn more(&mut self) -> Result<()> {
         if self.filled == self.buffer.len() {
@@ -137,7 +172,7 @@ impl Input {
             }
             self.buffer.resize(2 * self.filled, 0);
         }
-        let n = self.reader.read(&mut self.buffer[self.filled..]).await?;
+        let n = self.io.read(&mut self.buffer[self.filled..]).await?;
         if n == 0 {
             bail!("the client has gone");
         }
@@ -153,7 +188,7 @@ impl Input {
 }
 
 /// Relays what a client sends until it ends its stream.
-async fn relay(host: &Host, input: &mut Input, peer: &Arc<Peer>) -> Result<()> {
+async fn relay(host: &Host, input: &mut Input<OwnedReadHalf>, peer: &Arc<Peer>) -> Result<()> {
     // Whom the last message was for: usually the next one's recipient.
     let mut to: Option<Arc<Peer>> = None;
     loop {
@@ -344,22 +379,30 @@ mod tests {
 
     /// A relay of its own for each test; its thread ends with the test program.
     fn started(threads: usize) -> SocketAddr {
+        with_certificate(threads, None)
+    }
+
+    fn with_certificate(threads: usize, certificate: Option<(PathBuf, PathBuf)>) -> SocketAddr {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let relay = Relay { listen, domain: "example.org".into(), password: "secret".into(), threads };
+        let relay = Relay { listen, domain: "example.org".into(), password: "secret".into(), threads, certificate };
         std::thread::spawn(move || serve(&relay, |address| tell.send(address).unwrap()));
         told.recv().unwrap()
     }
 
-    async fn client(address: SocketAddr, user: &str) -> std::net::TcpStream {
+    fn target(address: SocketAddr, tls: crate::client::TlsMode) -> crate::client::Target {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let target = crate::client::Target {
+        crate::client::Target {
             address,
             domain: "example.org".into(),
-            tls: crate::client::TlsMode::Plain,
-            config: crate::tls::client(&crate::tls::Trust::Anybody).unwrap(),
+            tls,
+            config: crate::tls::resuming(&crate::tls::client(&crate::tls::Trust::Anybody).unwrap()),
             options: crate::client::Options::default(),
-        };
+        }
+    }
+
+    async fn client(address: SocketAddr, user: &str) -> std::net::TcpStream {
+        let target = target(address, crate::client::TlsMode::Plain);
         let account = crate::client::Account::new(user, "secret");
         let connection = crate::client::login(&target, &account, "load").await.unwrap();
         assert_eq!(connection.jid, format!("{user}@example.org/load"));
@@ -402,6 +445,21 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn logs_in_over_tls_and_takes_tickets() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = crate::tls::certificate(folder.path(), "example.org").unwrap();
+        let address = with_certificate(1, Some((made.chain, made.key)));
+        let target = target(address, crate::client::TlsMode::StartTls);
+        for resumed in [false, true] {
+            let account = crate::client::Account::new("romeo", "secret");
+            let connection = crate::client::login(&target, &account, "load").await.unwrap();
+            assert_eq!((connection.jid.as_str(), connection.io.is_resumed()), ("romeo@example.org/load", resumed));
+        }
+        // Who wants none is served beside it.
+        client(address, "juliet").await;
     }
 
     #[tokio::test]

@@ -49,6 +49,9 @@ pub enum Tuning {
     SyncedArchive,
     /// Of ejabberd, a scheduler for each CPU, as it is installed: more CPU for a message, more messages a second.
     AllCpus,
+    /// Of Chappe, one thread for connections and shards where it has one for each CPU by default: fewer wakes, and no more
+    /// than one CPU's work.
+    OnePlane,
 }
 
 /// What differs between runs.
@@ -92,6 +95,7 @@ impl Program {
             Tuning::Usual => true,
             Tuning::DefaultCollector | Tuning::SyncedArchive => *self == Program::Prosody,
             Tuning::AllCpus => *self == Program::Ejabberd,
+            Tuning::OnePlane => matches!(self, Program::Chappe(_)),
         }
     }
 
@@ -142,6 +146,7 @@ impl Program {
             Program::Relay => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["relay", "--listen", &ports[0].to_string(), "--domain", DOMAIN]);
+                command.arg("--chain").arg(&certificate.chain).arg("--key").arg(&certificate.key);
                 (None, command)
             }
         };
@@ -182,7 +187,8 @@ fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports)
          [tls]\nrequired = false\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]\n\
          [registration]\nin_band = true\n[archive]\ndefault = \"{archive}\"\n[log]\nlevel = \"warn\"\n\
          [limits]\nbytes_per_connection = \"off\"\nstanzas_per_connection = \"off\"\nbytes_per_address = \"off\"\n\
-         stanzas_per_address = \"off\"\nconnections_per_address = \"off\"\nlogin_failures_per_address = \"off\"\n",
+         stanzas_per_address = \"off\"\nconnections_per_address = \"off\"\nlogin_failures_per_address = \"off\"\n{cluster}",
+        cluster = if setup.tuning == Tuning::OnePlane { "[cluster]\nplanes = 1\n" } else { "" },
         data = folder.join("data"),
         c2s = ports[0],
         tls = ports[1],
@@ -196,7 +202,7 @@ fn chappe(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports)
 fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports) -> String {
     let collector = match setup.tuning {
         Tuning::DefaultCollector => "",
-        Tuning::Usual | Tuning::SyncedArchive | Tuning::AllCpus => "gc = { mode = \"generational\" }\n",
+        Tuning::Usual | Tuning::SyncedArchive | Tuning::AllCpus | Tuning::OnePlane => "gc = { mode = \"generational\" }\n",
     };
     // SQLite as Prosody opens it, with a rollback journal and `synchronous = FULL`: two syncs for each message archived.
     let storage = match setup.tuning {
@@ -205,7 +211,7 @@ fn prosody(folder: &Path, certificate: &Certificate, setup: Setup, ports: &Ports
              sql = {{ driver = \"SQLite3\", database = \"{}\" }}\n",
             folder.join("archive.sqlite").display()
         ),
-        Tuning::Usual | Tuning::DefaultCollector | Tuning::AllCpus => "storage = \"internal\"\n".to_owned(),
+        Tuning::Usual | Tuning::DefaultCollector | Tuning::AllCpus | Tuning::OnePlane => "storage = \"internal\"\n".to_owned(),
     };
     format!(
         r#"run_as_root = true

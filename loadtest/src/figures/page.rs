@@ -165,7 +165,9 @@ fn conditions(out: &mut String, figures: &Figures) {
          - Prosody: Debian's package on epoll, generational collector where not said otherwise, `internal_hashed` accounts with SHA-256, `internal` storage (files, never synced; SQLite, synced, where said), \
          roster, disco, ping, smacks, carbons, blocklist, csi_simple, with archives mam; no limits.\n\
          - ejabberd: Debian's package, Mnesia for everything (never synced), SCRAM-SHA-256 accounts, the same modules, no shapers; Erlang with one scheduler where not said otherwise, and schedulers that sleep rather than spin (`+S 1:1 +sbwt none`).\n\
-         - bare relay: no server; the same bytes over the same connections, one read and one `writev` for a batch, one thread: the least that any server can spend.\n\
+         - bare relay: no server; the same bytes over the same connections, one read and one `writev` for a batch, one thread: the least that any server can spend. For logins: SCRAM and rustls with the same \
+         certificate and as many flights, and nothing behind them.\n\
+         - \"one plane\": Chappe with `cluster.planes = 1`, which leaves it one CPU for connections and accounts as the peers have; otherwise it has a plane for each of the CPUs, as it is installed.\n\
          - Why each setting: [loadtest/PEERS.md](../loadtest/PEERS.md).\n\
          - \"archives\": sender and recipient both archive every message.\n",
     );
@@ -195,9 +197,12 @@ fn main_line(out: &mut String, row: &Row, variant: &str, columns: &[&str]) {
     let memory = row.runs.values().flatten().any(|o| o.kib_each.is_some());
     let figure = |o: &Outcome| if memory { o.kib_each } else { o.cpu_us_each };
     let unit = if memory { "KiB" } else { "µs CPU" };
-    let Some(ours) = row.runs.get(OURS).map(|runs| of(runs, figure)) else { return };
+    let with = |name: &str| if variant.is_empty() { name.to_owned() } else { format!("{name}, {variant}") };
+    // A variant of ours stands beside the others as they usually are.
+    let own = row.runs.get(&with(OURS));
+    let Some(ours) = own.or(row.runs.get(OURS)).map(|runs| of(runs, figure)) else { return };
     let of = |column: &&str| {
-        let name = if variant.is_empty() { (*column).to_owned() } else { format!("{column}, {variant}") };
+        let name = if own.is_some() { (*column).to_owned() } else { with(column) };
         of(row.runs.get(&name)?, figure)
     };
     let figures: String = columns.iter().map(|c| format!(" {} |", spread(of(c)))).collect();

@@ -1,7 +1,7 @@
 //! The rows of the figures, and what they aim at. A row is data: its name, what is done, with which servers.
 
 use super::page::of;
-use super::targets::{OURS, RELAY};
+use super::targets::is_peer;
 use super::{Plan, Row};
 use crate::client::TlsMode::{self, Plain, StartTls};
 use crate::file::Work;
@@ -19,6 +19,8 @@ pub(super) enum Servers {
     Synced,
     /// Also the bare relay.
     Relay,
+    /// Also the bare relay, and Chappe with one plane.
+    Wakes,
 }
 
 impl Servers {
@@ -27,10 +29,11 @@ impl Servers {
     pub(super) fn variants(self, program: &Program) -> Vec<Tuning> {
         let more = match self {
             Servers::All | Servers::Relay => None,
+            Servers::Wakes => Some(Tuning::OnePlane),
             Servers::Collectors => Some(Tuning::DefaultCollector),
             Servers::Synced => Some(Tuning::SyncedArchive),
         };
-        let runs = *program != Program::Relay || self == Servers::Relay;
+        let runs = *program != Program::Relay || matches!(self, Servers::Relay | Servers::Wakes);
         let all = [Some(Tuning::Usual), Some(Tuning::AllCpus), more].into_iter().flatten();
         all.filter(|tuning| runs && program.has(*tuning)).collect()
     }
@@ -61,7 +64,7 @@ impl Cell {
 /// Half of the better peer's best rate in a row.
 fn half_rate(rows: &[Row], key: &str) -> Option<f64> {
     let row = rows.iter().find(|r| r.key == key)?;
-    let peers = row.runs.iter().filter(|(name, _)| *name != OURS && *name != RELAY);
+    let peers = row.runs.iter().filter(|(name, _)| is_peer(name));
     let rates = peers.filter_map(|(_, runs)| Some(of(runs, |o| Some(o.rate))?.0));
     rates.max_by(f64::total_cmp).map(|rate| (rate / 2.0).round())
 }
@@ -73,7 +76,7 @@ pub(super) const HALF_NO_ARCHIVE: &str = "chat at half of the better peer's rate
 pub(super) const HALF_ARCHIVES: &str = "chat at half of the better peer's rate, archives";
 
 pub(super) fn cells(plan: &Plan) -> Vec<Cell> {
-    use Servers::{All, Collectors, Relay, Synced};
+    use Servers::{All, Collectors, Relay, Synced, Wakes};
     let login = |resume| Work::Login(Storm { logins: plan.logins, resume, ..Storm::default() });
     let idle = || Work::Idle(Idle { base: plan.idle_base, sessions: plan.idle, settle: plan.settle });
     let chat = |management, rate| Work::Chat(plan.chat(management, rate));
@@ -81,9 +84,9 @@ pub(super) fn cells(plan: &Plan) -> Vec<Cell> {
     let presence = Work::Presence(plan.presence());
     let pages = Work::Archive(plan.archive());
     [
-        ("login, plain", Plain, false, login(false), All),
-        ("login, TLS 1.3", StartTls, false, login(false), All),
-        ("login, TLS 1.3 resumed", StartTls, false, login(true), All),
+        ("login, plain", Plain, false, login(false), Wakes),
+        ("login, TLS 1.3", StartTls, false, login(false), Wakes),
+        ("login, TLS 1.3 resumed", StartTls, false, login(true), Wakes),
         ("idle session, plain", Plain, false, idle(), Collectors),
         ("idle session, TLS 1.3", StartTls, false, idle(), Collectors),
         (NO_ARCHIVE, Plain, false, closed(), Relay),
@@ -93,7 +96,7 @@ pub(super) fn cells(plan: &Plan) -> Vec<Cell> {
         ("chat, archives, XEP-0198", Plain, true, managed(), All),
         ("presence, 50 contacts", Plain, false, presence, All),
         ("archive, pages of 50", Plain, true, pages, All),
-        (HALF_NO_ARCHIVE, Plain, false, open(), Relay),
+        (HALF_NO_ARCHIVE, Plain, false, open(), Wakes),
         // Not with a synced archive: Prosody does not manage the rate, and what waits at the end would count as lost.
         (HALF_ARCHIVES, Plain, true, open(), All),
     ]
@@ -129,6 +132,7 @@ pub(super) const TARGETS: [(&str, Goal); 10] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::targets::OURS;
     use super::*;
     use crate::scenario::Outcome;
 
@@ -143,6 +147,8 @@ mod tests {
         check(Servers::Collectors, &[Usual, DefaultCollector], &[Usual, AllCpus], &[]);
         check(Servers::Synced, &[Usual, SyncedArchive], &[Usual, AllCpus], &[]);
         check(Servers::Relay, &[Usual], &[Usual, AllCpus], &[Usual]);
+        check(Servers::Wakes, &[Usual], &[Usual, AllCpus], &[Usual]);
+        assert_eq!(Servers::Wakes.variants(&Program::Chappe("chappe".into())), [Usual, Tuning::OnePlane]);
     }
 
     #[test]
@@ -153,6 +159,7 @@ mod tests {
             ("ejabberd", runs(&[500.0])),
             ("ejabberd, all CPUs", runs(&[1000.0, 3000.0])),
             (OURS, runs(&[9e9])),
+            ("Chappe, one plane", runs(&[9e9])),
         ];
         let row = Row { key: ARCHIVES.into(), runs: all.map(|(name, runs)| (name.to_owned(), runs)).into() };
         let cell = cells(&Plan::full()).into_iter().find(|c| c.key == HALF_ARCHIVES).unwrap();

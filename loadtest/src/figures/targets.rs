@@ -11,6 +11,11 @@ pub(super) const OURS: &str = "Chappe";
 /// No server, and no peer.
 pub(super) const RELAY: &str = "bare relay";
 
+/// Whether a run's name, variant included, is that of a server that ours is held against.
+pub(super) fn is_peer(name: &str) -> bool {
+    name != RELAY && name.split(", ").next() != Some(OURS)
+}
+
 type Figure = fn(&Outcome) -> Option<f64>;
 
 /// A peer's runs, by the name of the server with its variant.
@@ -19,7 +24,7 @@ type Peer<'a> = (&'a str, &'a [Outcome]);
 /// The peer, in whatever variant, of which a figure has the least median. Memory that shrank while sessions came, as that of a
 /// garbage collector can, says nothing of a session.
 fn better(row: &Row, figure: Figure) -> Option<Peer<'_>> {
-    let peers = row.runs.iter().filter(|(name, _)| *name != OURS && *name != RELAY);
+    let peers = row.runs.iter().filter(|(name, _)| is_peer(name));
     let known = peers.filter_map(|(name, runs)| Some((of(runs, figure)?.0, (name.as_str(), runs.as_slice()))));
     known.filter(|k| k.0 > 0.0).min_by(|a, b| a.0.total_cmp(&b.0)).map(|found| found.1)
 }

@@ -1,14 +1,15 @@
 //! From the first byte to the bound session: SCRAM-SHA-256 with one password for all.
 
-use super::{Host, Input, cut};
+use super::{Host, Input, Io, cut};
 use crate::element::{Element, escape};
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::num::NonZeroU32;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
+const STARTTLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const STREAM: &str = "http://etherx.jabber.org/streams";
@@ -55,21 +56,21 @@ impl Credentials {
     }
 }
 
-async fn send(writer: &OwnedWriteHalf, text: &str) -> Result<()> {
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        writer.writable().await?;
-        match writer.try_write(rest) {
-            Ok(n) => rest = &rest[n..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+async fn send(io: &mut (impl AsyncWrite + Unpin), text: &str) -> Result<()> {
+    io.write_all(text.as_bytes()).await?;
+    Ok(io.flush().await?)
+}
+
+/// How a client has come in, or not yet.
+pub(super) enum Login {
+    /// Its full JID as it stands in an attribute.
+    In(String),
+    /// It wants TLS first, and has heard that it may.
+    StartTls,
 }
 
 /// Waits for the client's header and answers it.
-async fn header(host: &Host, input: &mut Input, writer: &OwnedWriteHalf, features: &str) -> Result<()> {
+async fn header(host: &Host, input: &mut Input<impl Io>, features: &str) -> Result<()> {
     loop {
         let bytes = &input.buffer[..input.filled];
         if let Some(start) = memchr::memmem::find(bytes, b"<stream:stream")
@@ -82,7 +83,7 @@ async fn header(host: &Host, input: &mut Input, writer: &OwnedWriteHalf, feature
     }
     let (domain, id) = (&host.domain, random()?);
     send(
-        writer,
+        &mut input.io,
         &format!(
             "<?xml version='1.0'?><stream:stream from='{domain}' id='{id}' version='1.0' xmlns='jabber:client' \
              xmlns:stream='{STREAM}'><stream:features>{features}</stream:features>"
@@ -91,7 +92,7 @@ async fn header(host: &Host, input: &mut Input, writer: &OwnedWriteHalf, feature
     .await
 }
 
-async fn element(input: &mut Input) -> Result<Element> {
+async fn element(input: &mut Input<impl Io>) -> Result<Element> {
     loop {
         let space = input.buffer[..input.filled].iter().take_while(|b| b.is_ascii_whitespace()).count();
         input.used(space);
@@ -105,37 +106,44 @@ async fn element(input: &mut Input) -> Result<Element> {
     }
 }
 
-/// Lets a client in; its full JID as it stands in an attribute.
-pub(super) async fn login(host: &Host, input: &mut Input, writer: &OwnedWriteHalf) -> Result<String> {
-    header(host, input, writer, &format!("<mechanisms xmlns='{SASL}'><mechanism>SCRAM-SHA-256</mechanism></mechanisms>")).await?;
+/// Lets a client in. `tls`: it may have TLS first.
+pub(super) async fn login(host: &Host, input: &mut Input<impl Io>, tls: bool) -> Result<Login> {
+    let starttls = if tls { format!("<starttls xmlns='{STARTTLS}'/>") } else { String::new() };
+    header(host, input, &format!("{starttls}<mechanisms xmlns='{SASL}'><mechanism>SCRAM-SHA-256</mechanism></mechanisms>")).await?;
     let auth = loop {
         let element = element(input).await?;
         match element.name.as_str() {
             "auth" => break element,
+            "starttls" if tls => {
+                // Nothing that follows it may be taken for what TLS protects (RFC 6120 §5.3.3).
+                ensure!(input.filled == 0, "bytes behind <starttls/>");
+                send(&mut input.io, &format!("<proceed xmlns='{STARTTLS}'/>")).await?;
+                return Ok(Login::StartTls);
+            }
             // Accounts need not be made; who makes one is told that it is.
-            "iq" => send(writer, &format!("<iq type='result' id='{}'/>", escape(element.attr("id").unwrap_or_default()))).await?,
+            "iq" => send(&mut input.io, &format!("<iq type='result' id='{}'/>", escape(element.attr("id").unwrap_or_default()))).await?,
             other => bail!("<{other}/> before login"),
         }
     };
-    let user = match scram(host, input, writer, &auth).await {
+    let user = match scram(host, input, &auth).await {
         Ok(user) => user,
         Err(error) => {
-            let _ = send(writer, &format!("<failure xmlns='{SASL}'><not-authorized/></failure></stream:stream>")).await;
+            let _ = send(&mut input.io, &format!("<failure xmlns='{SASL}'><not-authorized/></failure></stream:stream>")).await;
             return Err(error);
         }
     };
-    header(host, input, writer, &format!("<bind xmlns='{BIND}'/>")).await?;
+    header(host, input, &format!("<bind xmlns='{BIND}'/>")).await?;
     let iq = element(input).await?;
     let bind = iq.child("bind", BIND).context("no resource is asked for")?;
     let resource = bind.child("resource", BIND).map(|r| r.text.clone()).filter(|r| !r.is_empty());
     let resource = resource.map_or_else(random, Ok)?;
     let jid = format!("{}@{}/{}", escape(&user), host.domain, escape(&resource));
     let id = escape(iq.attr("id").unwrap_or_default());
-    send(writer, &format!("<iq type='result' id='{id}'><bind xmlns='{BIND}'><jid>{jid}</jid></bind></iq>")).await?;
-    Ok(jid)
+    send(&mut input.io, &format!("<iq type='result' id='{id}'><bind xmlns='{BIND}'><jid>{jid}</jid></bind></iq>")).await?;
+    Ok(Login::In(jid))
 }
 
-async fn scram(host: &Host, input: &mut Input, writer: &OwnedWriteHalf, auth: &Element) -> Result<String> {
+async fn scram(host: &Host, input: &mut Input<impl Io>, auth: &Element) -> Result<String> {
     ensure!(auth.attr("mechanism") == Some("SCRAM-SHA-256"), "{:?}", auth.attr("mechanism"));
     let text = |element: &Element| anyhow::Ok(String::from_utf8(BASE64.decode(element.text.trim())?)?);
     let first = text(auth)?;
@@ -146,11 +154,11 @@ async fn scram(host: &Host, input: &mut Input, writer: &OwnedWriteHalf, auth: &E
     };
     let nonce = field(bare, "r=")? + &random()?;
     let challenge = format!("r={nonce},s={},i={ITERATIONS}", host.credentials.salt);
-    send(writer, &format!("<challenge xmlns='{SASL}'>{}</challenge>", BASE64.encode(&challenge))).await?;
+    send(&mut input.io, &format!("<challenge xmlns='{SASL}'>{}</challenge>", BASE64.encode(&challenge))).await?;
     let last = text(&element(input).await?)?;
     let (without_proof, proof) = last.rsplit_once(",p=").context("no proof")?;
     ensure!(field(without_proof, "r=")? == nonce, "another nonce");
     let verifier = host.credentials.verify(&format!("{bare},{challenge},{without_proof}"), &BASE64.decode(proof)?)?;
-    send(writer, &format!("<success xmlns='{SASL}'>{}</success>", BASE64.encode(verifier))).await?;
+    send(&mut input.io, &format!("<success xmlns='{SASL}'>{}</success>", BASE64.encode(verifier))).await?;
     Ok(field(bare, "n=")?.replace("=2C", ",").replace("=3D", "="))
 }
