@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 use types::{ConnId, Instant, Now, ShardId};
 
 /// Bytes read from a socket at once.
@@ -70,8 +71,10 @@ pub(crate) struct Slot {
     pub(crate) id: ConnId,
     /// Set as its actor starts.
     pub(crate) address: OnceCell<Address<Message>>,
-    /// When the plane wakes it; [`Instant::NEVER`]: it does not.
+    /// When the plane looks at it; [`Instant::NEVER`]: it does not.
     armed: Cell<Instant>,
+    /// Whole seconds later than that it is to be woken, if nothing else happens.
+    later_secs: Cell<u16>,
     /// The shard that it last spoke to.
     pub(crate) shard: Cell<Option<ShardId>>,
     /// A message found its mailbox full: it must end.
@@ -133,6 +136,7 @@ impl Plane {
             id: ConnId { node: self.shared.node, plane: self.number, slot: number },
             address: OnceCell::new(),
             armed: Cell::new(Instant::NEVER),
+            later_secs: Cell::new(0),
             shard: Cell::new(None),
             overrun: Cell::new(false),
         });
@@ -175,12 +179,15 @@ impl Plane {
 
     /// Wake this connection at `at` (or earlier, if it was to be woken earlier and has not been yet).
     ///
-    /// A deadline that moves back costs nothing: the connection is woken at the old one and says the new one then.
+    /// A deadline that moves back costs nothing: it is looked at when the old one comes. What a client says is mostly answered
+    /// at once, so what was to be asked then need not be.
     pub(crate) fn arm(&self, slot: &Slot, at: Instant) {
         let armed = slot.armed.get();
         if at >= armed {
-            return;
+            let later = if armed == Instant::NEVER { 0 } else { at.since(armed).as_secs() };
+            return slot.later_secs.set(u16::try_from(later).unwrap_or(u16::MAX));
         }
+        slot.later_secs.set(0);
         let mut timers = self.timers.borrow_mut();
         timers.remove(&(armed, slot.id.slot));
         let first = timers.first().map_or(Instant::NEVER, |timer| timer.0);
@@ -206,9 +213,17 @@ impl Plane {
                 Some((at, number)) if at <= now => {
                     timers.pop_first();
                     drop(timers);
-                    if let Some(slot) = self.slot(number) {
-                        slot.armed.set(Instant::NEVER);
-                        self.tell(&slot, Message::Wake);
+                    let Some(slot) = self.slot(number) else { continue };
+                    match slot.later_secs.take() {
+                        0 => {
+                            slot.armed.set(Instant::NEVER);
+                            self.tell(&slot, Message::Wake);
+                        }
+                        secs => {
+                            let later = at + Duration::from_secs(secs.into());
+                            slot.armed.set(later);
+                            self.timers.borrow_mut().insert((later, number));
+                        }
                     }
                 }
                 first => return first.map_or(Instant::NEVER, |(at, _)| at),

@@ -619,15 +619,12 @@ impl Shard {
             Some(Entity::Awake(a)) => a.next_wake(),
             _ => Instant::NEVER,
         };
-        if let Some(old) = self.wake_of.get(jid).copied() {
-            if old == next {
-                return;
+        // One that moves back stays where it is until it comes: most of what is waited for happens long before.
+        let old = self.wake_of.get(jid).copied().unwrap_or(Instant::NEVER);
+        if next < old {
+            if old != Instant::NEVER {
+                self.wakes.remove(&(old, jid.clone()));
             }
-            self.wakes.remove(&(old, jid.clone()));
-        }
-        if next == Instant::NEVER {
-            self.wake_of.remove(jid);
-        } else {
             self.wakes.insert((next, jid.clone()));
             self.wake_of.insert(jid.clone(), next);
         }
@@ -643,7 +640,12 @@ impl Shard {
             }
             self.wakes.pop_first();
             self.wake_of.remove(&jid);
-            self.run(now, &jid, cx, |a, ctx, fx| a.handle_timer(ctx, fx));
+            match self.slots.get(&jid).map(|slot| &slot.entity) {
+                Some(Entity::Awake(a)) if a.next_wake() > now.mono => self.rearm(now, &jid),
+                _ => {
+                    self.run(now, &jid, cx, |a, ctx, fx| a.handle_timer(ctx, fx));
+                }
+            }
         }
         if self.sweep_at <= now.mono {
             self.sweep(now, cx);
