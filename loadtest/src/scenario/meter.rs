@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Of a second, in seconds.
 const SECOND: f64 = 1.0;
+/// Seconds that say nothing of a server's CPU, and are no point of their own if nothing was done in them.
+const MOMENT: f64 = 0.01;
 /// Different reasons that are kept for the reader.
 const PROBLEMS_MAX: usize = 5;
 
@@ -130,7 +132,8 @@ impl<'a> Watch<'a> {
         while self.due < now.at + SECOND / 2.0 {
             self.due += SECOND;
         }
-        if length < 0.01 {
+        // All that was done in less than a moment counts as much as the rest.
+        if length < MOMENT && (now.count, now.wrong) == (self.last.count, self.last.wrong) {
             return;
         }
         let used = self.last.sample.zip(now.sample).map(|(from, to)| Used::between(&from, &to));
@@ -140,7 +143,7 @@ impl<'a> Watch<'a> {
             count: now.count - self.last.count,
             errors: now.wrong - self.last.wrong,
             latency: Latency::of(&latency),
-            cpu: used.map(|used| used.cpu_us as f64 / 1e6 / length),
+            cpu: used.filter(|_| length >= MOMENT).map(|used| used.cpu_us as f64 / 1e6 / length),
             rss_kib: now.sample.map(|s| s.rss_kib),
         };
         self.tell(&second, length, now.count);
@@ -219,4 +222,32 @@ impl Glance<'_> {
 
 fn mark(meter: &Meter, sample: Option<Sample>) -> Mark {
     Mark { at: clock::seconds(), count: meter.count.load(Relaxed), wrong: meter.wrong(), latency: meter.latency.counts(), sample }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Options, Target, TlsMode};
+    use crate::progress::Progress;
+    use crate::tls::{Trust, client};
+
+    #[tokio::test]
+    async fn what_is_done_in_a_moment_counts() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let target = Target {
+            address: ([127, 0, 0, 1], 1).into(),
+            domain: "example.org".into(),
+            tls: TlsMode::Plain,
+            config: client(&Trust::Anybody).unwrap(),
+            options: Options::default(),
+        };
+        let (accounts, progress) = ([].into(), Arc::new(Progress::silent()));
+        let run = Run { target, accounts, pid: None, metrics: None, progress, probe: None, part: None };
+        let meter = Arc::new(Meter::default());
+        let watch = Watch::begin(&run, "login", "logins", &meter).await.unwrap();
+        meter.done(700);
+        let outcome = watch.finish().await;
+        let in_series: u64 = outcome.series.iter().map(|s| s.count).sum();
+        assert_eq!((outcome.count, in_series, outcome.histogram.len()), (1, 1, 1));
+    }
 }
