@@ -3,6 +3,10 @@
 //! Everything happens at the end of a turn, in [`StreamActor::poll`]: what the core wants is gathered, encrypted and
 //! written at once, and only then more is read. Buffers belong to the plane; an idle connection holds none.
 
+mod moving;
+
+pub(crate) use moving::Moving;
+
 use crate::budget::{Bucket, Place};
 use crate::config::{ListenerKind, Live};
 use crate::core::{Connection, Output};
@@ -11,6 +15,7 @@ use crate::tls::Tls;
 use actor::{Clock, SmallActor};
 use bytes::Bytes;
 use frame::{CredentialsAnswer, EdgeMsg, FromEdge, ShardMsg, ToEdge, ToShard, ToShardBody};
+use moving::Home;
 use rpc::{Refused, RefusedReason};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -52,7 +57,7 @@ pub(crate) enum Message {
 }
 
 /// What the socket carries.
-pub(crate) enum Channel {
+enum Channel {
     Plain,
     /// A box, so that a connection without costs nothing more.
     Tls(Box<Tls>),
@@ -60,7 +65,7 @@ pub(crate) enum Channel {
 
 /// How far the end of the socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+enum Ending {
     /// It goes on.
     No,
     /// Send what is waiting, then say that nothing follows.
@@ -72,14 +77,14 @@ pub(crate) enum Ending {
 }
 
 /// A frame that the link has no room for.
-pub(crate) struct Held {
+struct Held {
     account: BareJid,
     /// Taken out only to be tried again.
     body: EdgeMsg,
 }
 
 /// Bytes that wait for the socket.
-pub(crate) struct Backlog {
+struct Backlog {
     /// The socket has the first `sent` of them.
     bytes: Vec<u8>,
     sent: usize,
@@ -103,43 +108,32 @@ impl Backlog {
     }
 }
 
-/// Where a stream lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Home {
-    /// Where it was accepted, until it names its account.
-    Unknown,
-    /// On that plane: it moves at the end of the turn.
-    Plane(u16),
-    /// Here, for good.
-    Here,
-}
-
-pub(crate) struct StreamActor {
-    pub(crate) plane: Rc<Plane>,
-    pub(crate) slot: Rc<Slot>,
-    pub(crate) live: Arc<Live>,
+struct StreamActor {
+    plane: Rc<Plane>,
+    slot: Rc<Slot>,
+    live: Arc<Live>,
     /// `None` once it is dead.
-    pub(crate) socket: Option<TcpStream>,
-    pub(crate) place: Place,
-    pub(crate) channel: Channel,
+    socket: Option<TcpStream>,
+    place: Place,
+    channel: Channel,
     /// `None` during the handshake of direct TLS.
-    pub(crate) core: Option<Box<Connection>>,
+    core: Option<Box<Connection>>,
     /// Bytes that the socket has not taken, if there are any.
-    pub(crate) backlog: Option<Box<Backlog>>,
+    backlog: Option<Box<Backlog>>,
     /// Nothing else of the core is done, and nothing read, until it is taken.
-    pub(crate) held: Option<Box<Held>>,
-    pub(crate) bytes: Bucket,
-    pub(crate) stanzas: Bucket,
+    held: Option<Box<Held>>,
+    bytes: Bucket,
+    stanzas: Bucket,
     /// Of the core's failed logins, those that its address was charged for.
-    pub(crate) failures_charged: u8,
+    failures_charged: u8,
     /// Nothing is read before.
-    pub(crate) read_after: Instant,
+    read_after: Instant,
     /// End of a handshake, of flushing or of lingering.
-    pub(crate) deadline: Instant,
-    pub(crate) ending: Ending,
-    pub(crate) home: Home,
+    deadline: Instant,
+    ending: Ending,
+    home: Home,
     /// It ended as it should, not by a panic.
-    pub(crate) finished: bool,
+    finished: bool,
 }
 
 /// For the test of sizes: with a task around it (tokio's is 96 bytes, in steps of 128) it should take 256.
@@ -226,7 +220,7 @@ impl Drop for StreamActor {
 
 impl StreamActor {
     /// One that has a place in the plane's table and does not run yet.
-    pub(crate) fn new(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place) -> StreamActor {
+    fn new(plane: Rc<Plane>, live: Arc<Live>, socket: TcpStream, place: Place) -> StreamActor {
         let slot = plane.open_slot();
         StreamActor {
             plane,
@@ -250,7 +244,7 @@ impl StreamActor {
     }
 
     /// Let it run on this thread.
-    pub(crate) fn run(self) -> Rc<Slot> {
+    fn run(self) -> Rc<Slot> {
         let slot = Rc::clone(&self.slot);
         // Nothing has set it before: the slot is new.
         let _ = slot.address.set(actor::start_small(MAILBOX_MAX, self));
@@ -398,16 +392,12 @@ impl StreamActor {
             return;
         }
         if matches!(body, EdgeMsg::Credentials { .. })
-            && self.home == Home::Unknown
             && let Some(owner) = owner
+            && self.goes_to(owner)
         {
-            let elsewhere = owner.node == self.plane.shared.node && owner.plane != self.plane.number;
-            self.home = if elsewhere { Home::Plane(owner.plane) } else { Home::Here };
-            if elsewhere {
-                // It asks when it is there, or from here if it cannot move.
-                self.held = Some(Box::new(Held { account, body }));
-                return;
-            }
+            // It asks when it is there, or from here if it cannot move.
+            self.held = Some(Box::new(Held { account, body }));
+            return;
         }
         let body = ToShardBody::Edge(FromEdge { conn: self.slot.id, account, body });
         let sent = match owner {

@@ -1,8 +1,7 @@
 //! The actor of a plane that accepts connections, gives frames to them, and runs their timers.
 
 use crate::config::ListenerKind;
-use crate::connection::{self, Message};
-use crate::moving::Moving;
+use crate::connection::{self, Message, Moving};
 use crate::plane::Plane;
 use actor::{Actor, Clock, Context};
 use frame::{ShardMsg, ToEdge};

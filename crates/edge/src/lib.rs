@@ -10,8 +10,9 @@
 //! It never stores anything, never decides what a stanza means, and never knows an entity. It waits for nothing but its
 //! sockets: what a link refuses is held, and the socket is not read meanwhile. An idle connection holds no buffer.
 //!
-//! Start with [`start`] and [`EdgeConfig`]; inside, `connection` is one stream, `moving` its way to another plane, `plane` what the streams of one plane
-//! share, `hub` the actor that accepts and dispatches, `tls` rustls over a plane's buffers, `budget` the rates.
+//! Start with [`start`] and [`EdgeConfig`]; inside, `connection` is one stream (`connection::moving`: its way to another
+//! plane), `plane` what the streams of one plane share, `hub` the actor that accepts and dispatches, `tls` rustls over a
+//! plane's buffers, `budget` the rates.
 
 pub mod core;
 
@@ -21,7 +22,6 @@ mod connection;
 mod counters;
 mod hub;
 mod listen;
-mod moving;
 mod plane;
 mod tls;
 mod work;

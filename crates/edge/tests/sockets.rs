@@ -63,7 +63,7 @@ fn a_stream_moves_to_the_plane_of_its_account() {
         .map(|n| {
             let name = format!("user{n}");
             world.add_account(&name);
-            // The kernel chooses where it begins: that all of them are right by chance is one in millions.
+            // The kernel chooses where it begins: that the sixteen that must be right are so by chance is one in 65,000.
             let mut client = if n % 2 == 0 { world.direct() } else { world.starttls() };
             if n % 3 == 0 {
                 // One that knows no account of this name goes where that would be, and stays there.
@@ -461,4 +461,27 @@ fn new_limits_hold_for_new_connections() {
     assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
     let mut kept = Client::new(kept);
     kept.open();
+}
+
+#[test]
+fn silence_counts_from_the_last_word() {
+    // Longer than a second by something that is not whole: a wake that was moved comes in seconds, then in the rest.
+    const IDLE: Duration = Duration::from_millis(1_700);
+    let world = World::with(limits(), |settings| {
+        settings.idle_timeout = IDLE;
+        settings.idle_answer_timeout = Duration::from_millis(300);
+    });
+    let mut client = world.direct();
+    client.login("romeo");
+    // Of these moments one is as likely to move the wake as another.
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1_300));
+        client.send(MESSAGE);
+    }
+    let last = now();
+    client.expect("<ping xmlns='urn:xmpp:ping'");
+    let took = passed(last);
+    assert!((IDLE - Duration::from_millis(50)..IDLE * 3).contains(&took), "asked after {took:?}");
+    assert!(client.rest().contains("<connection-timeout"));
+    assert!(passed(last) >= IDLE + Duration::from_millis(250));
 }

@@ -224,14 +224,10 @@ fn remove_settled(batch: &mut WriteBatch, cells: &Keyspace, mut deleted: Vec<&[u
     deleted.sort_unstable();
     let partition = |key: &[u8]| format::split(key).map_or(0, |(partition, _)| partition.len());
     for run in deleted.chunk_by(|a, b| a[..partition(a)] == b[..partition(b)]) {
-        let [first, .., last] = run else {
-            if cells.contains_key(run[0]).map_err(error)? {
-                batch.remove(cells, run[0]);
-            }
-            continue;
-        };
-        let Some(there) = cells.range(*first..=*last).next() else { continue };
-        there.key().map_err(error)?;
+        if let [first, .., last] = run {
+            let Some(there) = cells.range(*first..=*last).next() else { continue };
+            there.key().map_err(error)?;
+        }
         for key in run {
             if cells.contains_key(key).map_err(error)? {
                 batch.remove(cells, *key);

@@ -10,6 +10,8 @@ use types::{Batch, Epoch, Op, ShardId, Ticket};
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Entries that can wait, the same in number.
 pub const QUEUE_ENTRIES_MAX: usize = 65_536;
+/// Entries that an empty queue keeps room for.
+const ROOM_KEPT: usize = 1_024;
 /// What an entry costs beside its keys and values.
 const ENTRY_BYTES: usize = 128;
 
@@ -108,8 +110,8 @@ impl Queue {
         if self.bytes <= bytes_max {
             self.bytes = 0;
             // Handed over as it is: whoever has something to write waits for this, so nothing is copied. The next group is
-            // likely to be as large.
-            let room = VecDeque::with_capacity(self.waiting.len());
+            // likely to be as large; after a burst it is not.
+            let room = VecDeque::with_capacity(self.waiting.len().min(ROOM_KEPT));
             let entries = std::mem::replace(&mut self.waiting, room).into();
             return Some((self.taken(), entries));
         }

@@ -3,18 +3,30 @@
 //! It moves once, at the end of a turn, when it has asked for its account's keys and no shard has heard of it: nobody has to
 //! be told, and nothing can be on its way to where it was. What the client has sent meanwhile waits in its socket.
 
+use super::{Channel, Ending, Held, StreamActor};
 use crate::budget::{Bucket, Place};
 use crate::config::Live;
-use crate::connection::{Channel, Ending, Held, Home, StreamActor};
 use crate::core::Connection;
 use crate::hub::HubMessage;
 use crate::plane::{Plane, Shared, Slot};
 use actor::SendError;
+use rpc::Owner;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use types::Instant;
+
+/// Where a stream lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Where it was accepted, until it names its account.
+    Unknown,
+    /// On that plane: it moves at the end of the turn.
+    Plane(u16),
+    /// Here, for good.
+    Here,
+}
 
 /// See the module. Dropped instead of arriving, it is a closed connection that nobody has to hear of.
 pub(crate) struct Moving {
@@ -81,8 +93,18 @@ fn registered(socket: TcpStream) -> Option<tokio::net::TcpStream> {
 }
 
 impl StreamActor {
+    /// Told the owner of its account before it first asks it: whether the stream moves there at the end of the turn.
+    pub(super) fn goes_to(&mut self, owner: Owner) -> bool {
+        if self.home != Home::Unknown {
+            return false;
+        }
+        let elsewhere = owner.node == self.plane.shared.node && owner.plane != self.plane.number;
+        self.home = if elsewhere { Home::Plane(owner.plane) } else { Home::Here };
+        elsewhere
+    }
+
     /// Go to that plane. `false`: it stays, and asks from here. `true`: this actor has nothing more to do.
-    pub(crate) fn move_to(&mut self, home: u16) -> bool {
+    pub(super) fn move_to(&mut self, home: u16) -> bool {
         self.home = Home::Here;
         let shared = Arc::clone(&self.plane.shared);
         let Some(hub) = shared.hubs.get().and_then(|hubs| hubs.get(usize::from(home))) else { return false };
