@@ -72,13 +72,13 @@ impl FjallDisk {
     pub(crate) fn new(dir: &Path, tuning: Tuning, mark: Arc<MarkFile>) -> FjallDisk {
         FjallDisk {
             dir: dir.to_owned(),
-            tuning,
             mark,
             open: None,
             pending: None,
             scratch: Vec::new(),
             raw: Raw::default(),
-            rows: Rows::default(),
+            rows: Rows::new(tuning.young_bytes_max),
+            tuning,
         }
     }
 

@@ -25,9 +25,6 @@ const RAW_BYTES_KEPT: usize = 256 * 1024;
 const HEAD_BYTES: usize = 6;
 /// No value: the cell is deleted.
 const DELETED: u32 = u32::MAX;
-/// Of so many rows it is known how many were deleted.
-const ROWS_KNOWN: u32 = 4_096;
-
 /// See the module.
 pub(crate) struct Young {
     bytes_max: usize,
@@ -70,10 +67,13 @@ struct Place {
 }
 
 /// Whether rows of logs live: those of an archive do, those that a client acknowledges do not.
-#[derive(Default)]
 pub(crate) struct Rows {
-    put: u32,
-    deleted: u32,
+    put: usize,
+    deleted: usize,
+    /// Of so many the share is taken.
+    asked: usize,
+    /// So many have come.
+    known: bool,
 }
 
 /// A group's cells as one value: `length of the key (2) ‖ of the stored value (4; all ones: deleted) ‖ key ‖ stored value` each,
@@ -308,6 +308,12 @@ fn find(cells: &Cells, first: u64, key: &[u8]) -> Result<usize, usize> {
 }
 
 impl Rows {
+    /// Nothing is known, so they die. What is found later is the share of those deleted among some times as many as can be young:
+    /// many are put at a time before the first of them is deleted, which says nothing yet.
+    pub(crate) fn new(young_bytes_max: usize) -> Rows {
+        Rows { put: 0, deleted: 0, asked: young_bytes_max / CELL_BYTES, known: false }
+    }
+
     /// Count a row that is put or deleted, and say whether rows live: less than half of them are deleted, so it would only cost
     /// to write them twice.
     pub(crate) fn live_after(&mut self, is_put: bool) -> bool {
@@ -316,11 +322,12 @@ impl Rows {
         } else {
             self.deleted += 1;
         }
-        if self.put + self.deleted >= ROWS_KNOWN {
+        if self.put + self.deleted >= self.asked {
             self.put /= 2;
             self.deleted /= 2;
+            self.known = true;
         }
-        self.deleted < self.put / 2
+        self.known && self.deleted < self.put / 2
     }
 }
 
@@ -402,6 +409,21 @@ mod tests {
         let mut young = Young::new(usize::MAX);
         assert_eq!(young.take_back(5, Slice::from(&whole[..])), Ok(()));
         assert!(young.take_back(5, Slice::from(&whole[..])).is_err(), "the same again");
+    }
+
+    #[test]
+    fn rows_die_until_it_is_known_that_they_live() {
+        let young = 1024 * CELL_BYTES;
+        let mut rows = Rows::new(young);
+        // All that can be in flight before the first of it is acknowledged.
+        assert!(!(0..400).any(|_| rows.live_after(true)));
+        // Acknowledged in bursts.
+        assert!(!(0..400).any(|_| rows.live_after(false)));
+        assert!(!(0..9).any(|_| (0..200).any(|_| rows.live_after(true)) || (0..200).any(|_| rows.live_after(false))));
+        // An archive, from then on.
+        assert!((0..2_000).map(|_| rows.live_after(true)).last().unwrap());
+        // And none again.
+        assert!(!(0..4_000).map(|n| rows.live_after(n % 2 == 0)).last().unwrap());
     }
 
     #[test]
