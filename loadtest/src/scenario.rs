@@ -28,7 +28,7 @@ pub use presence::{Presence, presence};
 pub use reconnect::{Reconnect, reconnect};
 pub use register::{Register, accounts, register};
 
-pub(crate) use meter::Glance;
+pub(crate) use meter::{Glance, MOMENT};
 
 use crate::client::{Account, Connection, Target};
 use crate::histogram::Counts;

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Of a second, in seconds.
 const SECOND: f64 = 1.0;
-/// Seconds that say nothing of a server's CPU, and are no point of their own if nothing was done in them.
-const MOMENT: f64 = 0.01;
+/// What is shorter than this many seconds says nothing of a server's CPU and belongs to the second before it.
+pub(crate) const MOMENT: f64 = 0.01;
 /// Different reasons that are kept for the reader.
 const PROBLEMS_MAX: usize = 5;
 
@@ -149,7 +149,10 @@ impl<'a> Watch<'a> {
         self.tell(&second, length, now.count);
         let (at, count, wrong, faults) = (now.at - self.zero.at, second.count, second.errors, self.meter.faults());
         self.told(Event::Second(Tick { at, length, count, wrong, faults, latency })).await;
-        self.series.push(second);
+        match self.series.last_mut().filter(|_| length < MOMENT) {
+            Some(before) => (before.at, before.count, before.errors) = (now.at, before.count + count, before.errors + wrong),
+            None => self.series.push(second),
+        }
         self.last = now;
     }
 

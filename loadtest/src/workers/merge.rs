@@ -3,7 +3,7 @@
 use crate::file::Work;
 use crate::histogram::Counts;
 use crate::process::{Sample, Used};
-use crate::scenario::{Latency, Outcome, Second, Tick};
+use crate::scenario::{Latency, MOMENT, Outcome, Second, Tick};
 use std::collections::BTreeMap;
 
 /// Problems that are kept for the reader.
@@ -50,9 +50,11 @@ impl Sum {
     }
 }
 
-/// The second that something falls into, by its middle: its ends are never quite those of the clock.
+/// The second that something falls into, by its middle: its ends are never quite those of the clock. A moment belongs to the
+/// second before it, whose end may be a little late.
 fn second_of(end: f64, length: f64) -> i64 {
-    (end - length / 2.0).floor() as i64
+    let back = if length < MOMENT { 0.5 } else { length / 2.0 };
+    (end - back).max(0.0).floor() as i64
 }
 
 impl Stretch {
@@ -215,6 +217,15 @@ mod tests {
         let three = Counts::of_pairs((100..200).flat_map(|v| counts([v].into_iter()).pairs()).map(|(v, _)| (v, 3)), 199);
         assert_eq!((series[3].latency, series[3].cpu), (Latency::of(&three), None));
         assert_eq!((series[2].cpu, series[2].rss_kib), (Some(0.5), Some(7)));
+    }
+
+    #[test]
+    fn a_moment_belongs_to_the_second_before() {
+        let mut seconds = Seconds::default();
+        seconds.add(true, &tick(1.0018, 0..10));
+        seconds.add(true, &Tick { length: 0.00003, ..tick(1.00183, 0..8) });
+        seconds.add(true, &Tick { length: 0.004, ..tick(0.004, 0..1) });
+        assert_eq!(seconds.series().iter().map(|s| (s.at, s.count)).collect::<Vec<_>>(), [(1.00183, 19)]);
     }
 
     #[test]
