@@ -376,7 +376,12 @@ impl StreamActor {
 
     /// Hand a frame to the link, or hold it, or tell the core that nobody takes it.
     fn submit(&mut self, now: Now, account: BareJid, body: EdgeMsg) {
-        let (shard, owner) = self.plane.shared.placement.current().locate(account.as_str());
+        let map = self.plane.shared.placement.current();
+        // A session is its account's for good, and the account its shard's.
+        let known = self.slot.shard.get().filter(|_| body.session().is_some());
+        debug_assert!(known.is_none_or(|shard| shard == map.locate(account.as_str()).0));
+        let (shard, owner) = known.map_or_else(|| map.locate(account.as_str()), |shard| (shard, map.owner(shard)));
+        drop(map);
         self.slot.shard.set(Some(shard));
         let stanza = matches!(body, EdgeMsg::Submit { attempt: 1, .. });
         let login = if let EdgeMsg::LoginEnded { ok } = body { Some(ok) } else { None };

@@ -198,15 +198,17 @@ impl Session {
             return None;
         }
         self.m_acked = self.m_acked.max(m);
+        // Nearly always it is all of it.
+        if self.tail.back().is_none_or(|o| o.m <= m) {
+            self.tail_bytes = 0;
+            return Some(std::mem::take(&mut self.tail).iter().filter_map(|o| o.pos).map(|p| p.row).collect());
+        }
         let mut rows = Vec::new();
         while self.tail.front().is_some_and(|o| o.m <= m)
             && let Some(output) = self.tail.pop_front()
         {
             self.tail_bytes = self.tail_bytes.saturating_sub(output.stanza.encoded_len_hint());
             rows.extend(output.pos.map(|p| p.row));
-        }
-        if self.tail.is_empty() {
-            self.tail.shrink_to_fit();
         }
         Some(rows)
     }

@@ -16,7 +16,7 @@ mod placement;
 mod tests;
 
 pub use local::{BATCH_FRAMES_MAX, Deliver, Inbox, LocalNet, OUTGOING_FRAMES_MAX, PlaneLink, RETRY_AFTER, TurnEnd};
-pub use placement::{Owner, Placement, ShardMap, shard_of};
+pub use placement::{Owner, Placement, PlacementReader, ShardMap, shard_of};
 
 use frame::{ToEdge, ToShard};
 

@@ -1,5 +1,6 @@
 //! Links within one process: a buffer per pair of planes, handed over at the end of a turn.
 
+use crate::placement::PlacementReader;
 use crate::{Link, Placement, Refused, RefusedReason};
 use frame::{ToEdge, ToShard};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,10 +95,16 @@ impl LocalNet {
 struct Outgoing {
     shared: Arc<Shared>,
     /// One buffer per plane. A plane's link is used by that plane; the lock is there for who sends from elsewhere.
-    shard_hosts: Mutex<Vec<Queue<ToShard>>>,
+    shard_hosts: Mutex<ToOwners>,
     edge_hubs: Mutex<Vec<Queue<ToEdge>>>,
     /// A flush is asked for and has not begun.
     asked: AtomicBool,
+}
+
+/// Frames for the owners of shards.
+struct ToOwners {
+    placement: PlacementReader,
+    queues: Vec<Queue<ToShard>>,
 }
 
 /// Frames for one inbox.
@@ -128,7 +135,7 @@ impl PlaneLink {
 
     /// Frames taken and not handed over yet: bounded by [`OUTGOING_FRAMES_MAX`] per inbox.
     pub fn outgoing(&self) -> usize {
-        let shards: usize = lock(&self.outgoing.shard_hosts).iter().map(|q| q.frames.len()).sum();
+        let shards: usize = lock(&self.outgoing.shard_hosts).queues.iter().map(|q| q.frames.len()).sum();
         let edges: usize = lock(&self.outgoing.edge_hubs).iter().map(|q| q.frames.len()).sum();
         shards + edges
     }
@@ -144,16 +151,19 @@ impl PlaneLink {
 impl Link for PlaneLink {
     fn to_shard(&self, frame: ToShard) -> Result<(), Refused<ToShard>> {
         let shared = &self.outgoing.shared;
-        let Some(owner) = shared.placement.current().owner(frame.shard) else {
+        let mut outgoing = lock(&self.outgoing.shard_hosts);
+        let Some(owner) = outgoing.placement.current().owner(frame.shard) else {
             return Err(Refused::new(RefusedReason::NoOwner, frame));
         };
         if owner.node != shared.node {
+            drop(outgoing);
             return match &shared.remote {
                 Some(remote) => remote.to_shard(frame),
                 None => Err(Refused::new(RefusedReason::NoOwner, frame)),
             };
         }
-        push(&mut lock(&self.outgoing.shard_hosts), &shared.shard_hosts, owner.plane, frame)?;
+        push(&mut outgoing.queues, &shared.shard_hosts, owner.plane, frame)?;
+        drop(outgoing);
         self.ask();
         Ok(())
     }
@@ -180,18 +190,19 @@ impl<T> Refused<T> {
 
 impl Outgoing {
     fn new(shared: Arc<Shared>) -> Outgoing {
-        fn queues<T>(planes: usize) -> Mutex<Vec<Queue<T>>> {
-            Mutex::new((0..planes).map(|_| Queue { frames: Vec::new(), usual: 0, blocked: false, gone: false }).collect())
+        fn queues<T>(planes: usize) -> Vec<Queue<T>> {
+            (0..planes).map(|_| Queue { frames: Vec::new(), usual: 0, blocked: false, gone: false }).collect()
         }
         let planes = shared.shard_hosts.len();
-        Outgoing { shared, shard_hosts: queues(planes), edge_hubs: queues(planes), asked: AtomicBool::new(false) }
+        let shard_hosts = Mutex::new(ToOwners { placement: shared.placement.reader(), queues: queues(planes) });
+        Outgoing { shared, shard_hosts, edge_hubs: Mutex::new(queues(planes)), asked: AtomicBool::new(false) }
     }
 
     /// Hand over everything; a delay if an inbox was full.
     fn flush(&self) -> Option<Duration> {
         // Before the work: a frame that comes during it asks again.
         self.asked.store(false, Ordering::Release);
-        let shards = flush_all(&mut lock(&self.shard_hosts), &self.shared.shard_hosts);
+        let shards = flush_all(&mut lock(&self.shard_hosts).queues, &self.shared.shard_hosts);
         let edges = flush_all(&mut lock(&self.edge_hubs), &self.shared.edge_hubs);
         (shards || edges).then_some(RETRY_AFTER)
     }

@@ -1,6 +1,6 @@
 //! Where shards are.
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, Cache, Guard};
 use std::sync::Arc;
 use types::{Epoch, ShardId};
 
@@ -65,25 +65,50 @@ impl ShardMap {
 
 /// The shard map that everybody reads; a new one replaces it whole. Reading takes no lock.
 #[derive(Debug)]
-pub struct Placement(ArcSwap<ShardMap>);
+pub struct Placement {
+    map: Arc<ArcSwap<ShardMap>>,
+    /// The same in every map.
+    shards: u16,
+}
 
 impl Placement {
-    /// Begin with this map.
+    /// Begin with this map. How many shards it has stays so for good.
     pub fn new(map: ShardMap) -> Placement {
-        Placement(ArcSwap::from_pointee(map))
+        Placement { shards: map.shards(), map: Arc::new(ArcSwap::from_pointee(map)) }
     }
 
     /// The map as it is now.
     pub fn current(&self) -> Guard<Arc<ShardMap>> {
-        self.0.load()
+        self.map.load()
+    }
+
+    /// The shard of a bare JID, for which no map is looked at.
+    pub fn shard_of(&self, bare_jid: &str) -> ShardId {
+        shard_of(bare_jid, self.shards)
+    }
+
+    /// For whoever looks at every frame.
+    pub fn reader(&self) -> PlacementReader {
+        PlacementReader(Cache::new(self.map.clone()))
     }
 
     /// Replace the map. Returns the shards whose owner or epoch is another one now, so that connections can be told.
     ///
     /// Meant for one writer: the one that follows the placement group.
     pub fn replace(&self, map: ShardMap) -> Vec<ShardId> {
-        let old = self.0.swap(Arc::new(map));
-        let new = self.0.load();
+        debug_assert_eq!(map.shards(), self.shards, "a cluster keeps its shards");
+        let old = self.map.swap(Arc::new(map));
+        let new = self.map.load();
         (0..new.shards()).map(ShardId).filter(|&shard| new.owner(shard) != old.owner(shard)).collect()
+    }
+}
+
+/// Holds on to the newest map that it saw, and sees at each look whether there is a newer one: cheaper than [`Placement::current`].
+pub struct PlacementReader(Cache<Arc<ArcSwap<ShardMap>>, Arc<ShardMap>>);
+
+impl PlacementReader {
+    /// The map as it is now.
+    pub fn current(&mut self) -> &ShardMap {
+        self.0.load()
     }
 }

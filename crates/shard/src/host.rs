@@ -242,7 +242,7 @@ impl HostActor {
         self.stuck.clear();
         let now = self.clock.now();
         self.core.handle_conns_lost(now, &|_: ConnId| true);
-        let shards: Vec<ShardId> = self.core.shards().map(|s| s.id).collect();
+        let shards: Vec<ShardId> = self.core.shards().map(|s| s.id()).collect();
         for shard in shards {
             self.core.handle_renewed(now, shard);
         }

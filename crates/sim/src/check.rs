@@ -240,7 +240,7 @@ impl World {
         for shard in 0..self.plan.shards {
             let owner = self.owners[usize::from(shard)];
             let Some(host) = &self.parties[owner.party].host else { return Err("a shard has no owner at the end".into()) };
-            let Some(shard) = host.shards().find(|s| s.id.0 == shard && s.epoch == owner.epoch) else {
+            let Some(shard) = host.shards().find(|s| s.id().0 == shard && s.epoch() == owner.epoch) else {
                 return Err(format!("s{shard} has no owner at the end"));
             };
             for account in shard.accounts() {

@@ -491,7 +491,7 @@ impl World {
             ToShardBody::Edge(e) => (&e.account, e.body.session()),
             ToShardBody::Peer(peer) => (&peer.to, None),
         };
-        let shards = self.parties[p].host.iter().flat_map(|h| h.shards()).filter(|s| s.id == frame.shard && s.epoch == frame.epoch);
+        let shards = self.parties[p].host.iter().flat_map(|h| h.shards()).filter(|s| s.id() == frame.shard && s.epoch() == frame.epoch);
         let account = shards.flat_map(|s| s.accounts()).find(|a| a.state.jid == *jid);
         match &frame.body {
             ToShardBody::Edge(e) => coverage.note(Of::Session, session_state(account, session), variant(&e.body)),

@@ -326,16 +326,18 @@ impl Account {
 
     /// When [`Account::handle_timer`] wants to be called.
     pub fn next_wake(&self) -> Instant {
-        let sessions = self.state.sessions.iter().map(|s| match s.link {
-            Link::Detached { until } | Link::Attaching { until } => until,
-            Link::Attached(_) => s.confirm_by,
-        });
-        let lost = self.lost.iter().map(|l| l.until);
-        sessions
-            .chain(lost)
-            .chain([self.outbox.next_wake(), self.cursor_at, self.checkpoint_at, self.give_up_at])
-            .min()
-            .unwrap_or(Instant::NEVER)
+        // Asked at the end of each turn of the account.
+        let mut at = self.outbox.next_wake().min(self.cursor_at).min(self.checkpoint_at).min(self.give_up_at);
+        for s in &self.state.sessions {
+            at = at.min(match s.link {
+                Link::Detached { until } | Link::Attaching { until } => until,
+                Link::Attached(_) => s.confirm_by,
+            });
+        }
+        for lost in self.lost.iter() {
+            at = at.min(lost.until);
+        }
+        at
     }
 
     /// It may be forgotten: it owes nothing and everything that it knows is in the store.

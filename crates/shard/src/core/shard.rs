@@ -29,16 +29,19 @@ const SPARE_EFFECTS: usize = 64;
 
 /// See the module.
 pub struct Shard {
-    /// Its number.
-    pub id: ShardId,
-    /// This owner's epoch.
-    pub epoch: Epoch,
-    order: Order,
     slots: HashMap<BareJid, Slot, RandomState>,
+    desk: Desk,
+}
+
+/// All of a shard but its slots: an input is carried out with its entity's slot in hand, which is looked up once.
+struct Desk {
+    id: ShardId,
+    epoch: Epoch,
+    order: Order,
     /// Entities that wait for the store.
     waiting: BTreeSet<BareJid>,
+    /// As [`Slot::wake_at`] has it.
     wakes: BTreeSet<(Instant, BareJid)>,
-    wake_of: HashMap<BareJid, Instant, RandomState>,
     reads: BTreeMap<u64, ReadFor>,
     commits: BTreeMap<Ticket, BareJid>,
     next_read: u64,
@@ -57,14 +60,12 @@ enum ReadFor {
 
 impl Shard {
     pub(super) fn new(id: ShardId, epoch: Epoch, order: Order) -> Shard {
-        Shard {
+        let desk = Desk {
             id,
             epoch,
             order,
-            slots: HashMap::default(),
             waiting: BTreeSet::new(),
             wakes: BTreeSet::new(),
-            wake_of: HashMap::default(),
             reads: BTreeMap::new(),
             commits: BTreeMap::new(),
             next_read: 0,
@@ -72,7 +73,18 @@ impl Shard {
             sweep_at: Instant::NEVER,
             loading: 0,
             spare: Vec::new(),
-        }
+        };
+        Shard { slots: HashMap::default(), desk }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.desk.id
+    }
+
+    /// This owner's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.desk.epoch
     }
 
     /// Wake whoever the `live` index lists: nobody who owes something sleeps.
@@ -84,36 +96,28 @@ impl Shard {
         if planted::is(Bug::NoLive) {
             return;
         }
-        let id = self.read_id(ReadFor::Live);
-        let read =
-            Read { partition: self.live_partition(), from, to: None, limit: unlucky::at_most(Bound::LivePage, LIVE_PAGE), reverse: false };
+        let id = self.desk.read_id(ReadFor::Live);
+        let read = Read {
+            partition: self.desk.live_partition(),
+            from,
+            to: None,
+            limit: unlucky::at_most(Bound::LivePage, LIVE_PAGE),
+            reverse: false,
+        };
         cx.shared.store.read(cx.shared.plane, id, Ticket::NONE, read);
     }
 
-    fn live_partition(&self) -> Partition {
-        Partition { collection: Collection::Live, key: self.id.0.to_be_bytes().to_vec().into() }
-    }
-
-    fn read_id(&mut self, what: ReadFor) -> u64 {
-        // The shard's number in the upper bits tells the host whose answer it is; the epoch tells an answer to an
-        // earlier owner on the same host.
-        self.next_read += 1;
-        let id = u64::from(self.id.0) << 48 | (u64::from(self.epoch.0) & 0xffff) << 32 | self.next_read & 0xffff_ffff;
-        self.reads.insert(id, what);
-        id
-    }
-
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.desk.waiting.is_empty()
     }
 
     pub(super) fn is_loading(&self) -> bool {
-        self.loading > 0 || !self.reads.is_empty()
+        self.desk.loading > 0 || !self.desk.reads.is_empty()
     }
 
     /// When something is due.
     pub fn next_wake(&self) -> Instant {
-        self.wakes.first().map_or(Instant::NEVER, |w| w.0).min(self.sweep_at)
+        self.desk.wakes.first().map_or(Instant::NEVER, |w| w.0).min(self.desk.sweep_at)
     }
 
     /// Accounts that are awake (for checkers and metrics).
@@ -125,7 +129,7 @@ impl Shard {
     }
 
     pub(super) fn handle_frame(&mut self, now: Now, frame: ToShard, cx: &mut Cx<'_>) {
-        if frame.epoch != self.epoch {
+        if frame.epoch != self.desk.epoch {
             return;
         }
         let jid = match &frame.body {
@@ -143,62 +147,40 @@ impl Shard {
                 *heard = p.from_epoch.max(*heard);
             }
         }
-        match self.slots.get(&jid).map(|slot| &slot.entity) {
-            Some(Entity::Awake(_)) => return self.input(now, &jid, frame.body, cx),
-            Some(Entity::Loading(_)) => {}
-            None => self.load(&jid, false, cx),
+        match self.slots.get_mut(&jid) {
+            Some(slot) => self.desk.take(now, &jid, slot, frame.body, cx),
+            None => {
+                self.load(&jid, false, cx);
+                self.take(now, &jid, frame.body, cx);
+            }
         }
-        self.take(now, &jid, frame.body, cx);
     }
 
-    /// An input of an entity that is awake, or loads.
     fn take(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
-        let Some(slot) = self.slots.get_mut(jid) else { return self.refuse(jid, body, cx) };
-        match &mut slot.entity {
-            Entity::Loading(l) if l.parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => l.parked.push_back(body),
-            Entity::Loading(l) => {
-                if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &body
-                    && l.missed.len() < MISSED_MAX
-                {
-                    l.missed.insert(from.clone());
-                }
-                self.refuse(jid, body, cx);
-            }
-            Entity::Awake(_) => self.input(now, jid, body, cx),
+        match self.slots.get_mut(jid) {
+            Some(slot) => self.desk.take(now, jid, slot, body, cx),
+            None => self.desk.refuse(jid, body, cx),
         }
     }
 
     /// Begin to load an entity.
     fn load(&mut self, jid: &BareJid, live: bool, cx: &mut Cx<'_>) {
-        let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch);
-        self.slots.insert(jid.clone(), Slot::loading(loader, live));
-        self.loading += 1;
-        self.continue_load(jid, cx);
-    }
-
-    fn continue_load(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
-        let Some(slot) = self.slots.get_mut(jid) else { return };
-        slot.wait_for_all();
-        let (busy, need) = (slot.is_committing(), slot.need);
-        let Entity::Loading(loading) = &mut slot.entity else { return };
-        if busy {
-            return; // An earlier life's batch is in flight: its outcome first.
-        }
-        loading.started = true;
-        let Some(scan) = loading.loader.next_read() else { return };
-        let after = if self.order == Order::Journal { Ticket(need) } else { Ticket::NONE };
-        let id = self.read_id(ReadFor::Load(jid.clone()));
-        cx.shared.store.read(cx.shared.plane, id, after, read_of(scan));
+        let loader = Loader::new(jid.clone(), self.desk.epoch, self.desk.order == Order::PerBatch);
+        let slot = self.slots.entry(jid.clone()).insert_entry(Slot::loading(loader, live)).into_mut();
+        self.desk.loading += 1;
+        self.desk.continue_load(jid, slot, cx);
     }
 
     pub(super) fn handle_read(&mut self, now: Now, id: u64, result: Result<Page, StoreError>, cx: &mut Cx<'_>) {
-        match self.reads.remove(&id) {
+        match self.desk.reads.remove(&id) {
             Some(ReadFor::Load(jid)) => self.loaded_page(now, &jid, result, cx),
             Some(ReadFor::Entity(jid, read)) => {
                 let cells = result.map(cells_of).map_err(|error| {
                     tracing::warn!(%jid, %error, "a read failed");
                 });
-                self.run(now, &jid, cx, |a, ctx, fx| a.handle_read(ctx, read, cells, fx));
+                if let Some(slot) = self.slots.get_mut(&jid) {
+                    self.desk.run(now, &jid, slot, cx, |a, ctx, fx| a.handle_read(ctx, read, cells, fx));
+                }
             }
             Some(ReadFor::Live) => self.live_page(result, cx),
             None => {}
@@ -209,7 +191,7 @@ impl Shard {
         let page = match result {
             Ok(page) => page,
             Err(error) => {
-                tracing::warn!(shard = self.id.0, %error, "cannot read the live index yet");
+                tracing::warn!(shard = self.desk.id.0, %error, "cannot read the live index yet");
                 return self.read_live(Bytes::new(), cx);
             }
         };
@@ -223,7 +205,7 @@ impl Shard {
                         slot.live = true;
                     }
                 }
-                None => tracing::error!(shard = self.id.0, "a mark of the live index is no address"),
+                None => tracing::error!(shard = self.desk.id.0, "a mark of the live index is no address"),
             }
         }
         if page.more
@@ -240,7 +222,7 @@ impl Shard {
             Ok(page) => page,
             Err(error @ (StoreError::Timeout | StoreError::Busy)) => {
                 tracing::debug!(%jid, %error, "loading goes on");
-                return self.continue_load(jid, cx);
+                return self.desk.continue_load(jid, slot, cx);
             }
             Err(error) => return self.load_failed(jid, &error.to_string(), cx),
         };
@@ -249,14 +231,14 @@ impl Shard {
             return self.load_failed(jid, &error.to_string(), cx);
         }
         if loading.loader.next_read().is_some() {
-            return self.continue_load(jid, cx);
+            return self.desk.continue_load(jid, slot, cx);
         }
         self.awake(now, jid, cx);
     }
 
     fn awake(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>) {
         let Some(slot) = self.slots.get_mut(jid) else { return };
-        let mut empty = Entity::loading(Loader::new(jid.clone(), self.epoch, false));
+        let mut empty = Entity::loading(Loader::new(jid.clone(), self.desk.epoch, false));
         if let Entity::Loading(loading) = &mut empty {
             loading.started = true;
         }
@@ -264,27 +246,28 @@ impl Shard {
         let Loading { loader, parked, missed, .. } = *loading;
         let live = slot.live;
         let mut fx = Effects::default();
-        let ctx = context(self.id, now, cx);
+        let ctx = context(self.desk.id, now, cx);
         match loader.finish(&ctx, live, &mut fx) {
             Ok(mut account) => {
                 if let Some(poison) = &slot.poison {
                     account.poison(&poison.inputs, &poison.forwards);
                 }
                 slot.entity = Entity::Awake(Box::new(account));
-                self.loading -= 1;
-                if live && self.order == Order::PerBatch {
+                self.desk.loading -= 1;
+                if live && self.desk.order == Order::PerBatch {
                     // Perhaps one replica has the mark and was asked: the next owner may ask the other two.
-                    self.mark(jid, true, cx);
+                    self.desk.mark(jid, slot, true, cx);
                 }
-                self.carry_out(jid, Ticket::NONE, fx, cx);
+                self.desk.carry_out(jid, slot, fx, cx);
                 for body in parked {
                     // One of them may make it panic: then it loads again, and the others wait once more.
                     self.take(now, jid, body, cx);
                 }
+                let Some(slot) = self.slots.get_mut(jid) else { return };
                 for from in missed {
-                    self.tell(jid, &from, PeerMsg::StateAgain, cx);
+                    self.desk.tell(jid, slot, &from, PeerMsg::StateAgain, cx);
                 }
-                self.rearm(now, jid);
+                self.desk.rearm(now, jid, slot);
             }
             Err(error) => {
                 if let Entity::Loading(loading) = &mut slot.entity {
@@ -298,12 +281,155 @@ impl Shard {
     /// What does not decode is not guessed: whoever asks is refused, until it is mended.
     fn load_failed(&mut self, jid: &BareJid, error: &str, cx: &mut Cx<'_>) {
         tracing::error!(%jid, error, "an account cannot be loaded");
-        self.loading -= 1;
+        self.desk.loading -= 1;
         if let Some(Slot { entity: Entity::Loading(loading), .. }) = self.slots.remove(jid) {
             for body in loading.parked {
-                self.refuse(jid, body, cx);
+                self.desk.refuse(jid, body, cx);
             }
         }
+    }
+
+    pub(super) fn handle_durable(&mut self, _now: Now, cx: &mut Cx<'_>) {
+        let waiting: Vec<BareJid> = self.desk.waiting.iter().cloned().collect();
+        for jid in waiting {
+            match self.slots.get_mut(&jid) {
+                Some(slot) => self.desk.release(&jid, slot, cx),
+                None => _ = self.desk.waiting.remove(&jid),
+            }
+        }
+    }
+
+    pub(super) fn handle_committed(&mut self, _now: Now, ticket: Ticket, cx: &mut Cx<'_>) {
+        let Some(jid) = self.desk.commits.remove(&ticket) else { return };
+        let Some(slot) = self.slots.get_mut(&jid) else {
+            self.desk.waiting.remove(&jid);
+            return;
+        };
+        if let Some(own) = slot.batches()
+            && let Some((_, merged)) = own.in_flight.take_if(|(t, _)| *t == ticket)
+        {
+            own.committed += merged;
+        }
+        self.desk.flush_batches(&jid, slot, cx);
+        self.desk.release(&jid, slot, cx);
+        if matches!(&slot.entity, Entity::Loading(loading) if !loading.started) {
+            self.desk.continue_load(&jid, slot, cx);
+        }
+    }
+
+    pub(super) fn handle_timer(&mut self, now: Now, cx: &mut Cx<'_>) {
+        while self.desk.wakes.first().is_some_and(|(at, _)| *at <= now.mono)
+            && let Some((_, jid)) = self.desk.wakes.pop_first()
+        {
+            let Some(slot) = self.slots.get_mut(&jid) else { continue };
+            slot.wake_at = Instant::NEVER;
+            match &slot.entity {
+                Entity::Awake(a) if a.next_wake() > now.mono => self.desk.rearm(now, &jid, slot),
+                _ => _ = self.desk.run(now, &jid, slot, cx, |a, ctx, fx| a.handle_timer(ctx, fx)),
+            }
+        }
+        if self.desk.sweep_at <= now.mono {
+            self.sweep(now, cx);
+        }
+    }
+
+    /// Idle entities sleep: everything that they know is in the store, also what nobody waits for.
+    fn sweep(&mut self, now: Now, cx: &Cx<'_>) {
+        let desk = &mut self.desk;
+        self.slots.retain(|jid, slot| {
+            let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, unlucky::within(Bound::SleepAfter, SLEEP_AFTER)));
+            let stays = !idle || slot.is_waiting() || !is_durable(desk.order, slot, slot.need, cx);
+            if !stays {
+                desk.forget_wake(jid, slot);
+            }
+            stays
+        });
+        let empty = self.slots.is_empty();
+        desk.sweep_at = if empty { Instant::NEVER } else { now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY) };
+    }
+
+    pub(super) fn handle_renewed(&mut self, now: Now, renewed: ShardId, cx: &mut Cx<'_>) {
+        let directory = cx.shared.directory.clone();
+        self.each(now, cx, |a, ctx, fx| a.handle_renewed(ctx, &|jid| directory.shard_of(jid), renewed, fx));
+    }
+
+    pub(super) fn handle_conns_lost(&mut self, now: Now, lost: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
+        // What a lost connection asked of an entity that still loads must not attach anything to it. If its edge lives after
+        // all, it asks again.
+        let mut refused: Vec<(BareJid, ToShardBody)> = Vec::new();
+        for (jid, slot) in &mut self.slots {
+            if let Entity::Loading(loading) = &mut slot.entity {
+                let gone = |body: &ToShardBody| matches!(body, ToShardBody::Edge(from) if lost(from.conn));
+                let (gone, kept) = std::mem::take(&mut loading.parked).into_iter().partition(gone);
+                loading.parked = kept;
+                let gone: VecDeque<ToShardBody> = gone;
+                refused.extend(gone.into_iter().map(|body| (jid.clone(), body)));
+            }
+        }
+        refused.sort_by(|a, b| a.0.cmp(&b.0));
+        for (jid, body) in refused {
+            self.desk.refuse(&jid, body, cx);
+        }
+        self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
+    }
+
+    pub(super) fn handle_link_renewed(&mut self, now: Now, of: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
+        self.each(now, cx, |a, ctx, fx| a.handle_link_renewed(ctx, of, fx));
+    }
+
+    fn each(&mut self, now: Now, cx: &mut Cx<'_>, f: impl Fn(&mut Account, &Ctx<'_>, &mut Effects)) {
+        let mut all: Vec<BareJid> = self.slots.keys().cloned().collect();
+        all.sort_unstable();
+        for jid in all {
+            if let Some(slot) = self.slots.get_mut(&jid) {
+                self.desk.run(now, &jid, slot, cx, &f);
+            }
+        }
+    }
+}
+
+impl Desk {
+    fn live_partition(&self) -> Partition {
+        Partition { collection: Collection::Live, key: self.id.0.to_be_bytes().to_vec().into() }
+    }
+
+    fn read_id(&mut self, what: ReadFor) -> u64 {
+        // The shard's number in the upper bits tells the host whose answer it is; the epoch tells an answer to an
+        // earlier owner on the same host.
+        self.next_read += 1;
+        let id = u64::from(self.id.0) << 48 | (u64::from(self.epoch.0) & 0xffff) << 32 | self.next_read & 0xffff_ffff;
+        self.reads.insert(id, what);
+        id
+    }
+
+    /// An input of an entity that is awake, or loads.
+    fn take(&mut self, now: Now, jid: &BareJid, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
+        match &mut slot.entity {
+            Entity::Loading(l) if l.parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => l.parked.push_back(body),
+            Entity::Loading(l) => {
+                if let ToShardBody::Peer(Peer { from, body: PeerMsg::State { .. } | PeerMsg::StateAgain, .. }) = &body
+                    && l.missed.len() < MISSED_MAX
+                {
+                    l.missed.insert(from.clone());
+                }
+                self.refuse(jid, body, cx);
+            }
+            Entity::Awake(_) => self.input(now, jid, slot, body, cx),
+        }
+    }
+
+    fn continue_load(&mut self, jid: &BareJid, slot: &mut Slot, cx: &mut Cx<'_>) {
+        slot.wait_for_all();
+        let (busy, need) = (slot.is_committing(), slot.need);
+        let Entity::Loading(loading) = &mut slot.entity else { return };
+        if busy {
+            return; // An earlier life's batch is in flight: its outcome first.
+        }
+        loading.started = true;
+        let Some(scan) = loading.loader.next_read() else { return };
+        let after = if self.order == Order::Journal { Ticket(need) } else { Ticket::NONE };
+        let id = self.read_id(ReadFor::Load(jid.clone()));
+        cx.shared.store.read(cx.shared.plane, id, after, read_of(scan));
     }
 
     /// An input that cannot be taken now. Who holds it tries again, or is told.
@@ -360,43 +486,47 @@ impl Shard {
     }
 
     /// One input of an entity that is awake.
-    fn input(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
+    fn input(&mut self, now: Now, jid: &BareJid, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
         match body {
             ToShardBody::Edge(FromEdge { conn, body, .. }) => {
-                self.run(now, jid, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
+                self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
             }
             ToShardBody::Peer(peer) => {
                 if let PeerMsg::Forward { origin, ticket, .. } = &peer.body {
                     let (origin, ticket) = (*origin, *ticket);
                     // Append early, speak late: what follows rests on the sender's commit, too.
-                    if self.order == Order::Journal
-                        && !planted::is(Bug::NoTicket)
-                        && let Some(slot) = self.slots.get_mut(jid)
-                    {
+                    if self.order == Order::Journal && !planted::is(Bug::NoTicket) {
                         slot.need = slot.need.max(ticket.0);
                     }
                     let from = peer.from.clone();
-                    let ok = self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
-                    if !ok && let Some(slot) = self.slots.get_mut(jid) {
+                    let ok = self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                    if !ok {
                         slot.poison.get_or_insert_default().add_forward(from.clone(), origin);
                         // Its sender need not wait to find that nobody answers: it comes again, and bounces.
                         self.peer(jid, &from, PeerMsg::Refuse { origin }, cx);
                     }
                     return;
                 }
-                self.run(now, jid, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
             }
         }
     }
 
     /// Run an entity on one input. A panic harms no more than this input: the entity reloads, without its effects.
-    fn run(&mut self, now: Now, jid: &BareJid, cx: &mut Cx<'_>, f: impl FnOnce(&mut Account, &Ctx<'_>, &mut Effects)) -> bool {
-        let Some(Slot { entity: Entity::Awake(account), .. }) = self.slots.get_mut(jid) else { return true };
+    fn run(
+        &mut self,
+        now: Now,
+        jid: &BareJid,
+        slot: &mut Slot,
+        cx: &mut Cx<'_>,
+        f: impl FnOnce(&mut Account, &Ctx<'_>, &mut Effects),
+    ) -> bool {
+        let Entity::Awake(account) = &mut slot.entity else { return true };
         let mut fx = Effects { list: std::mem::take(&mut self.spare) };
         let ctx = context(self.id, now, cx);
         if catch_unwind(AssertUnwindSafe(|| f(account, &ctx, &mut fx))).is_ok() {
-            self.carry_out(jid, Ticket::NONE, fx, cx);
-            self.rearm(now, jid);
+            self.carry_out(jid, slot, fx, cx);
+            self.rearm(now, jid, slot);
             return true;
         }
         tracing::error!(%jid, "an entity panicked; it is loaded again");
@@ -410,51 +540,47 @@ impl Shard {
             let done = ShardMsg::Outcome { session, attach: s.attach, accepted: n };
             cx.out.push(self.to_edge(conn, done));
         }
-        if let Some(slot) = self.slots.get_mut(jid) {
-            if let Some((session, n)) = poisoned {
-                slot.poison.get_or_insert_default().add_input(session, n);
-            }
-            let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch).again();
-            slot.entity = Entity::loading(loader);
-            self.loading += 1;
+        if let Some((session, n)) = poisoned {
+            slot.poison.get_or_insert_default().add_input(session, n);
         }
+        let loader = Loader::new(jid.clone(), self.epoch, self.order == Order::PerBatch).again();
+        slot.entity = Entity::loading(loader);
+        self.loading += 1;
         // The edges hold the other copy of each session.
         for (conn, session) in sessions {
             cx.out.push(self.to_edge(conn, ShardMsg::Again { session }));
         }
-        self.continue_load(jid, cx);
+        self.continue_load(jid, slot, cx);
         false
     }
 
-    fn carry_out(&mut self, jid: &BareJid, _ticket: Ticket, mut fx: Effects, cx: &mut Cx<'_>) {
+    fn carry_out(&mut self, jid: &BareJid, slot: &mut Slot, mut fx: Effects, cx: &mut Cx<'_>) {
         for effect in fx.list.drain(..) {
             match effect {
-                Effect::Write(batch) => self.write(jid, batch, cx),
-                Effect::Later(conn, batch) => self.write_later(jid, batch, conn, cx),
-                Effect::Live => self.mark(jid, true, cx),
-                Effect::NotLive => self.mark(jid, false, cx),
+                Effect::Write(batch) => self.write(slot, batch, cx),
+                Effect::Later(conn, batch) => self.write_later(jid, slot, batch, conn, cx),
+                Effect::Live => self.mark(jid, slot, true, cx),
+                Effect::NotLive => self.mark(jid, slot, false, cx),
                 Effect::Edge(conn, msg @ ShardMsg::Resumed { .. }) if planted::is(Bug::ResumedInFlight) => {
                     cx.out.push(self.to_edge(conn, msg));
                 }
                 Effect::Peer(to, msg @ PeerMsg::Confirm { .. }) if planted::is(Bug::ConfirmEarly) => self.peer(jid, &to, msg, cx),
                 Effect::Edge(conn, msg) => {
                     let frame = self.to_edge(conn, msg);
-                    self.say(jid, Said::Frame(frame), cx);
+                    self.say(jid, slot, Said::Frame(frame), cx);
                 }
-                Effect::Peer(to, msg) => self.tell(jid, &to, msg, cx),
-                Effect::Read(id, scan) => self.say(jid, Said::Read(id, scan), cx),
+                Effect::Peer(to, msg) => self.tell(jid, slot, &to, msg, cx),
+                Effect::Read(id, scan) => self.say(jid, slot, Said::Read(id, scan), cx),
             }
         }
         if fx.list.capacity() <= SPARE_EFFECTS {
             self.spare = fx.list;
         }
-        self.flush_batches(jid, cx);
+        self.flush_batches(jid, slot, cx);
     }
 
-    fn mark(&mut self, jid: &BareJid, live: bool, cx: &mut Cx<'_>) {
-        if let Some(slot) = self.slots.get_mut(jid) {
-            slot.live = live;
-        }
+    fn mark(&mut self, jid: &BareJid, slot: &mut Slot, live: bool, cx: &mut Cx<'_>) {
+        slot.live = live;
         let key = Bytes::copy_from_slice(jid.as_str().as_bytes());
         let op = if live { Op::Put { key, value: Bytes::from_static(b"\x01") } } else { Op::Delete { key } };
         let batch = Batch { partition: self.live_partition(), ops: smallvec![op] };
@@ -463,16 +589,15 @@ impl Shard {
             let stamp = self.stamp();
             cx.shared.store.commit_later(cx.shared.plane, stamp, batch);
         } else {
-            self.write(jid, batch, cx);
+            self.write(slot, batch, cx);
         }
     }
 
-    fn write_later(&mut self, jid: &BareJid, batch: Batch, conn: ConnId, cx: &mut Cx<'_>) {
+    fn write_later(&mut self, jid: &BareJid, slot: &mut Slot, batch: Batch, conn: ConnId, cx: &mut Cx<'_>) {
         if self.order != Order::Journal {
-            return self.write(jid, batch, cx);
+            return self.write(slot, batch, cx);
         }
         let stamp = self.stamp();
-        let Some(slot) = self.slots.get_mut(jid) else { return };
         if !slot.is_for_later(conn) {
             need_all(slot, cx);
         }
@@ -480,9 +605,8 @@ impl Shard {
         self.waiting.insert(jid.clone());
     }
 
-    fn write(&mut self, jid: &BareJid, batch: Batch, cx: &mut Cx<'_>) {
+    fn write(&mut self, slot: &mut Slot, batch: Batch, cx: &mut Cx<'_>) {
         let stamp = self.stamp();
-        let Some(slot) = self.slots.get_mut(jid) else { return };
         if self.order == Order::Journal {
             let ticket = cx.shared.store.commit(cx.shared.plane, stamp, batch);
             slot.need = slot.need.max(ticket.0);
@@ -497,12 +621,11 @@ impl Shard {
     }
 
     /// Without one order: one batch in flight for each entity; what waits for the same partition goes as one.
-    fn flush_batches(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
+    fn flush_batches(&mut self, jid: &BareJid, slot: &mut Slot, cx: &mut Cx<'_>) {
         if self.order == Order::Journal {
             return;
         }
         let stamp = self.stamp();
-        let Some(slot) = self.slots.get_mut(jid) else { return };
         let Some(own) = slot.batches() else { return };
         if own.in_flight.is_some() {
             return;
@@ -523,27 +646,24 @@ impl Shard {
     }
 
     /// A forward to an entity under the same journal leaves at once, with its ticket; all else waits its turn.
-    fn tell(&mut self, jid: &BareJid, to: &BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
+    fn tell(&mut self, jid: &BareJid, slot: &mut Slot, to: &BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
         let shard = cx.shared.directory.shard_of(to);
         if let PeerMsg::Forward { ticket, .. } = &mut msg
             && self.order == Order::Journal
             && cx.shared.directory.is_local(shard)
         {
-            if let Some(slot) = self.slots.get_mut(jid) {
-                need_all(slot, cx);
-                *ticket = Ticket(slot.need);
-            }
+            need_all(slot, cx);
+            *ticket = Ticket(slot.need);
             cx.out.extend(self.peer_frame(jid, to, shard, msg, cx));
             return;
         }
         if let Some(frame) = self.peer_frame(jid, to, shard, msg, cx) {
-            self.say(jid, Said::Frame(frame), cx);
+            self.say(jid, slot, Said::Frame(frame), cx);
         }
     }
 
-    fn say(&mut self, jid: &BareJid, what: Said, cx: &mut Cx<'_>) {
+    fn say(&mut self, jid: &BareJid, slot: &mut Slot, what: Said, cx: &mut Cx<'_>) {
         let order = self.order;
-        let Some(slot) = self.slots.get_mut(jid) else { return };
         if !matches!(&what, Said::Frame(Out::Edge(to)) if slot.is_for_later(to.conn)) {
             need_all(slot, cx);
         }
@@ -565,37 +685,10 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_durable(&mut self, _now: Now, cx: &mut Cx<'_>) {
-        let waiting: Vec<BareJid> = self.waiting.iter().cloned().collect();
-        for jid in waiting {
-            self.release(&jid, cx);
-        }
-    }
-
-    pub(super) fn handle_committed(&mut self, _now: Now, ticket: Ticket, cx: &mut Cx<'_>) {
-        let Some(jid) = self.commits.remove(&ticket) else { return };
-        if let Some(slot) = self.slots.get_mut(&jid)
-            && let Some(own) = slot.batches()
-            && let Some((_, merged)) = own.in_flight.take_if(|(t, _)| *t == ticket)
-        {
-            own.committed += merged;
-        }
-        self.flush_batches(&jid, cx);
-        self.release(&jid, cx);
-        let idle = matches!(self.slots.get(&jid).map(|s| &s.entity), Some(Entity::Loading(loading)) if !loading.started);
-        if idle {
-            self.continue_load(&jid, cx);
-        }
-    }
-
-    fn release(&mut self, jid: &BareJid, cx: &mut Cx<'_>) {
-        let order = self.order;
-        if let Some(slot) = self.slots.get_mut(jid) {
-            slot.forget_later(cx.durable);
-        }
-        while let Some(slot) = self.slots.get_mut(jid) {
-            let Some(need) = slot.lane.front().map(|h| h.need) else { break };
-            if !is_durable(order, slot, need, cx) {
+    fn release(&mut self, jid: &BareJid, slot: &mut Slot, cx: &mut Cx<'_>) {
+        slot.forget_later(cx.durable);
+        while let Some(need) = slot.lane.front().map(|h| h.need) {
+            if !is_durable(self.order, slot, need, cx) {
                 break;
             }
             let Some(held) = slot.lane.pop_front() else { break };
@@ -605,7 +698,7 @@ impl Shard {
             }
             self.speak(jid, held.what, cx);
         }
-        if !self.slots.get(jid).is_some_and(Slot::is_waiting) {
+        if !slot.is_waiting() {
             self.waiting.remove(jid);
             if self.waiting.is_empty() {
                 // An empty set keeps its last node.
@@ -614,88 +707,25 @@ impl Shard {
         }
     }
 
-    fn rearm(&mut self, now: Now, jid: &BareJid) {
-        let next = match self.slots.get(jid).map(|s| &s.entity) {
-            Some(Entity::Awake(a)) => a.next_wake(),
-            _ => Instant::NEVER,
+    fn rearm(&mut self, now: Now, jid: &BareJid, slot: &mut Slot) {
+        let next = match &slot.entity {
+            Entity::Awake(a) => a.next_wake(),
+            Entity::Loading(_) => Instant::NEVER,
         };
         // One that moves back stays where it is until it comes: most of what is waited for happens long before.
-        let old = self.wake_of.get(jid).copied().unwrap_or(Instant::NEVER);
-        if next < old {
-            if old != Instant::NEVER {
-                self.wakes.remove(&(old, jid.clone()));
-            }
+        if next < slot.wake_at {
+            self.forget_wake(jid, slot);
             self.wakes.insert((next, jid.clone()));
-            self.wake_of.insert(jid.clone(), next);
+            slot.wake_at = next;
         }
         if self.sweep_at == Instant::NEVER {
             self.sweep_at = now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY);
         }
     }
 
-    pub(super) fn handle_timer(&mut self, now: Now, cx: &mut Cx<'_>) {
-        while let Some((at, jid)) = self.wakes.first().cloned() {
-            if at > now.mono {
-                break;
-            }
-            self.wakes.pop_first();
-            self.wake_of.remove(&jid);
-            match self.slots.get(&jid).map(|slot| &slot.entity) {
-                Some(Entity::Awake(a)) if a.next_wake() > now.mono => self.rearm(now, &jid),
-                _ => {
-                    self.run(now, &jid, cx, |a, ctx, fx| a.handle_timer(ctx, fx));
-                }
-            }
-        }
-        if self.sweep_at <= now.mono {
-            self.sweep(now, cx);
-        }
-    }
-
-    /// Idle entities sleep: everything that they know is in the store, also what nobody waits for.
-    fn sweep(&mut self, now: Now, cx: &Cx<'_>) {
-        let order = self.order;
-        self.slots.retain(|_, slot| {
-            let idle = matches!(&slot.entity, Entity::Awake(a) if a.may_sleep(now.mono, unlucky::within(Bound::SleepAfter, SLEEP_AFTER)));
-            !idle || slot.is_waiting() || !is_durable(order, slot, slot.need, cx)
-        });
-        self.sweep_at = if self.slots.is_empty() { Instant::NEVER } else { now.mono + unlucky::within(Bound::SweepEvery, SWEEP_EVERY) };
-    }
-
-    pub(super) fn handle_renewed(&mut self, now: Now, renewed: ShardId, cx: &mut Cx<'_>) {
-        let directory = cx.shared.directory.clone();
-        self.each(now, cx, |a, ctx, fx| a.handle_renewed(ctx, &|jid| directory.shard_of(jid), renewed, fx));
-    }
-
-    pub(super) fn handle_conns_lost(&mut self, now: Now, lost: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
-        // What a lost connection asked of an entity that still loads must not attach anything to it. If its edge lives after
-        // all, it asks again.
-        let mut refused: Vec<(BareJid, ToShardBody)> = Vec::new();
-        for (jid, slot) in &mut self.slots {
-            if let Entity::Loading(loading) = &mut slot.entity {
-                let gone = |body: &ToShardBody| matches!(body, ToShardBody::Edge(from) if lost(from.conn));
-                let (gone, kept) = std::mem::take(&mut loading.parked).into_iter().partition(gone);
-                loading.parked = kept;
-                let gone: VecDeque<ToShardBody> = gone;
-                refused.extend(gone.into_iter().map(|body| (jid.clone(), body)));
-            }
-        }
-        refused.sort_by(|a, b| a.0.cmp(&b.0));
-        for (jid, body) in refused {
-            self.refuse(&jid, body, cx);
-        }
-        self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
-    }
-
-    pub(super) fn handle_link_renewed(&mut self, now: Now, of: &dyn Fn(ConnId) -> bool, cx: &mut Cx<'_>) {
-        self.each(now, cx, |a, ctx, fx| a.handle_link_renewed(ctx, of, fx));
-    }
-
-    fn each(&mut self, now: Now, cx: &mut Cx<'_>, f: impl Fn(&mut Account, &Ctx<'_>, &mut Effects)) {
-        let mut all: Vec<BareJid> = self.slots.keys().cloned().collect();
-        all.sort_unstable();
-        for jid in all {
-            self.run(now, &jid, cx, &f);
+    fn forget_wake(&mut self, jid: &BareJid, slot: &Slot) {
+        if slot.wake_at != Instant::NEVER {
+            self.wakes.remove(&(slot.wake_at, jid.clone()));
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Out;
 use entity::{Account, Loader, ReadId, Scan};
 use frame::ToShardBody;
 use std::collections::{BTreeSet, VecDeque};
-use types::{BareJid, Batch, ConnId, Origin, SessionId, Ticket};
+use types::{BareJid, Batch, ConnId, Instant, Origin, SessionId, Ticket};
 
 /// See the module.
 pub(super) struct Slot {
@@ -19,6 +19,8 @@ pub(super) struct Slot {
     pub poison: Option<Box<Poison>>,
     /// Marked in the shard's `live` index.
     pub live: bool,
+    /// When the shard looks after it, or [`Instant::NEVER`]; it may want so later than that.
+    pub wake_at: Instant,
 }
 
 /// See [`Slot::own`].
@@ -89,7 +91,7 @@ pub(super) const POISON_MAX: usize = 64;
 
 impl Slot {
     pub fn loading(loader: Loader, live: bool) -> Slot {
-        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live }
+        Slot { entity: Entity::loading(loader), lane: VecDeque::new(), need: 0, own: None, poison: None, live, wake_at: Instant::NEVER }
     }
 
     /// Under a journal: what is said from here on waits for this, but not what one connection hears.
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn what_every_account_has_is_bounded() {
         for (what, bytes, bytes_max) in [
-            ("slot", size_of::<Slot>(), 80),
+            ("slot", size_of::<Slot>(), 88),
             ("account", size_of::<Account>(), 512),
             ("session", size_of::<entity::session::Session>(), 248),
         ] {
