@@ -53,7 +53,7 @@ pub struct Shared {
 pub struct Host {
     shared: Shared,
     order: Order,
-    shards: BTreeMap<ShardId, Shard>,
+    shards: BTreeMap<ShardId, Hosted>,
     /// Batches under way on a store without order: whose they are.
     commits: BTreeMap<Ticket, ShardId>,
     durable: Ticket,
@@ -63,7 +63,6 @@ pub struct Host {
     /// commit nor a timer looks at all of them.
     waiting: BTreeSet<ShardId>,
     wakes: BTreeSet<(Instant, ShardId)>,
-    wake_of: BTreeMap<ShardId, Instant>,
     out: Vec<Out>,
 }
 
@@ -80,23 +79,23 @@ impl Host {
             heard: BTreeMap::new(),
             waiting: BTreeSet::new(),
             wakes: BTreeSet::new(),
-            wake_of: BTreeMap::new(),
             out: Vec::new(),
         }
     }
 
     /// Own a shard under this epoch, which is raised in the store: wake every entity that owes something.
     pub fn take(&mut self, now: Now, shard: ShardId, epoch: Epoch) {
-        self.shards.insert(shard, Shard::new(shard, epoch, self.order));
+        self.drop_shard(shard);
+        let hosted = Hosted { shard: Shard::new(shard, epoch, self.order), waits: false, wake_at: Instant::NEVER };
+        self.shards.insert(shard, hosted);
         self.with(shard, |s, cx| s.start(now, cx));
     }
 
     /// Another node owns the shard now: stop at once, say nothing more.
     pub fn drop_shard(&mut self, shard: ShardId) {
-        self.shards.remove(&shard);
-        self.waiting.remove(&shard);
-        if let Some(at) = self.wake_of.remove(&shard) {
-            self.wakes.remove(&(at, shard));
+        if let Some(hosted) = self.shards.remove(&shard) {
+            self.waiting.remove(&shard);
+            self.wakes.remove(&(hosted.wake_at, shard));
         }
     }
 
@@ -178,12 +177,12 @@ impl Host {
 
     /// Nothing waits for the store.
     pub fn is_quiet(&self) -> bool {
-        !self.shards.values().any(|s| s.is_waiting() || s.is_loading())
+        !self.shards().any(|s| s.is_waiting() || s.is_loading())
     }
 
     /// Its shards (for checkers and metrics).
     pub fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.values()
+        self.shards.values().map(|hosted| &hosted.shard)
     }
 
     fn for_all(&mut self, mut run: impl FnMut(&mut Shard, &mut Cx<'_>)) {
@@ -195,24 +194,33 @@ impl Host {
 
     fn with(&mut self, id: ShardId, run: impl FnOnce(&mut Shard, &mut Cx<'_>)) {
         let Host { shared, shards, commits, durable, heard, out, .. } = self;
-        let Some(shard) = shards.get_mut(&id) else { return };
+        let Some(Hosted { shard, waits, wake_at }) = shards.get_mut(&id) else { return };
         run(shard, &mut Cx { shared, commits, durable: *durable, heard, out });
-        let (next, waits) = (shard.next_wake(), shard.is_waiting());
-        if waits {
-            self.waiting.insert(id);
-        } else {
-            self.waiting.remove(&id);
+        if shard.is_waiting() != *waits {
+            *waits = !*waits;
+            if *waits {
+                self.waiting.insert(id);
+            } else {
+                self.waiting.remove(&id);
+            }
         }
-        let before = self.wake_of.insert(id, next);
-        if before != Some(next) {
-            if let Some(before) = before {
+        let before = std::mem::replace(wake_at, shard.next_wake());
+        if *wake_at != before {
+            if before != Instant::NEVER {
                 self.wakes.remove(&(before, id));
             }
-            if next != Instant::NEVER {
-                self.wakes.insert((next, id));
+            if *wake_at != Instant::NEVER {
+                self.wakes.insert((*wake_at, id));
             }
         }
     }
+}
+
+/// A shard, and how it is listed at its host.
+struct Hosted {
+    shard: Shard,
+    waits: bool,
+    wake_at: Instant,
 }
 
 /// What a shard works with.
