@@ -23,7 +23,8 @@ pub trait SmallActor: Sized + Unpin + 'static {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Start a small actor on the plane of the caller. Its mailbox holds at most `mailbox_max` unhandled messages.
+/// Start a small actor on the plane of the caller. Its mailbox holds at most `mailbox_max` messages, those of the turn that
+/// is under way not counted.
 ///
 /// # Panics
 /// If the caller is not on a plane.
@@ -81,23 +82,14 @@ impl<M> Mailbox<M> {
         self.inside().open
     }
 
-    /// A turn begins: whoever sends from here on wakes `task`. How many messages are at hand.
-    fn begin(&self, task: &Waker) -> usize {
+    /// A turn begins: whoever sends from here on wakes `task`. The messages at hand, all with one lock; an idle actor
+    /// holds no buffer.
+    fn begin(&self, task: &Waker) -> VecDeque<M> {
         let mut inside = self.inside();
         if !inside.task.as_ref().is_some_and(|known| known.will_wake(task)) {
             inside.task = Some(task.clone());
         }
-        inside.queue.len()
-    }
-
-    fn take(&self) -> Option<M> {
-        let mut inside = self.inside();
-        let message = inside.queue.pop_front();
-        if inside.queue.is_empty() {
-            // An idle actor holds no buffer.
-            inside.queue = VecDeque::new();
-        }
-        message
+        std::mem::take(&mut inside.queue)
     }
 
     fn close(&self) {
@@ -122,8 +114,7 @@ impl<A: SmallActor> Future for Turns<A> {
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let turn = self.get_mut();
         // Those that come meanwhile have the next turn, so that it ends.
-        for _ in 0..turn.mailbox.begin(task.waker()) {
-            let Some(message) = turn.mailbox.take() else { break };
+        for message in turn.mailbox.begin(task.waker()) {
             turn.actor.handle(message);
         }
         turn.actor.poll(task)

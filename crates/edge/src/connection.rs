@@ -183,6 +183,7 @@ impl SmallActor for StreamActor {
         let mut scratch = plane.scratch.borrow_mut();
         let now = plane.end_turn();
         self.turn(now, task, &mut scratch);
+        plane.counters.turn_ended();
         scratch.clear();
         drop(scratch);
         if let Home::Plane(home) = self.home
@@ -376,12 +377,13 @@ impl StreamActor {
 
     /// Hand a frame to the link, or hold it, or tell the core that nobody takes it.
     fn submit(&mut self, now: Now, account: BareJid, body: EdgeMsg) {
-        let map = self.plane.shared.placement.current();
+        let mut placement = self.plane.placement.borrow_mut();
+        let map = placement.current();
         // A session is its account's for good, and the account its shard's.
         let known = self.slot.shard.get().filter(|_| body.session().is_some());
         debug_assert!(known.is_none_or(|shard| shard == map.locate(account.as_str()).0));
         let (shard, owner) = known.map_or_else(|| map.locate(account.as_str()), |shard| (shard, map.owner(shard)));
-        drop(map);
+        drop(placement);
         self.slot.shard.set(Some(shard));
         let stanza = matches!(body, EdgeMsg::Submit { attempt: 1, .. });
         let login = if let EdgeMsg::LoginEnded { ok } = body { Some(ok) } else { None };
@@ -434,7 +436,7 @@ impl StreamActor {
             None => {}
         }
         if stanza {
-            self.plane.counters.stanzas_received.increment(1);
+            self.plane.counters.stanzas_received.add(1);
             let limits = &self.live.limits;
             let mut ready = now.mono;
             if let Some(rate) = limits.stanzas_per_connection {
@@ -472,6 +474,7 @@ impl StreamActor {
         }
         if matches!(self.ending, Ending::No) {
             match &mut self.channel {
+                Channel::Plain if scratch.output.is_empty() => std::mem::swap(&mut scratch.output, &mut scratch.plain_out),
                 Channel::Plain => scratch.output.extend_from_slice(&scratch.plain_out),
                 Channel::Tls(tls) => {
                     if let Err(error) = tls.write(&scratch.plain_out, &mut scratch.output) {
@@ -520,7 +523,7 @@ impl StreamActor {
                 Poll::Pending => break,
             }
         }
-        self.plane.counters.bytes_sent.increment(written as u64);
+        self.plane.counters.bytes_sent.add(written as u64);
         let rest = bytes.len() - written;
         if failed {
             return self.die(now);
@@ -582,7 +585,7 @@ impl StreamActor {
         if self.ending == Ending::Lingering {
             return true;
         }
-        self.plane.counters.bytes_received.increment(count as u64);
+        self.plane.counters.bytes_received.add(count as u64);
         self.charge(now, count);
         if matches!(self.channel, Channel::Tls(_)) {
             self.decrypt(now, head + count, scratch);

@@ -1,6 +1,30 @@
 //! Metrics of an edge. Handles are made once per plane: naming one costs a look-up.
 
 use metrics::{Counter, Gauge, counter, gauge};
+use std::cell::Cell;
+
+/// Counted within a turn, and told at its end: all planes share the counter, and each telling takes it from the others.
+pub(crate) struct Gathered {
+    counter: Counter,
+    waiting: Cell<u64>,
+}
+
+impl Gathered {
+    fn new(counter: Counter) -> Gathered {
+        Gathered { counter, waiting: Cell::new(0) }
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.waiting.set(self.waiting.get() + count);
+    }
+
+    fn tell(&self) {
+        let count = self.waiting.take();
+        if count > 0 {
+            self.counter.increment(count);
+        }
+    }
+}
 
 /// What one plane counts.
 pub(crate) struct Counters {
@@ -14,10 +38,10 @@ pub(crate) struct Counters {
     pub(crate) logins: Counter,
     pub(crate) logins_failed: Counter,
     pub(crate) logins_put_off: Counter,
-    pub(crate) stanzas_received: Counter,
+    pub(crate) stanzas_received: Gathered,
     pub(crate) stanzas_sent: Counter,
-    pub(crate) bytes_received: Counter,
-    pub(crate) bytes_sent: Counter,
+    pub(crate) bytes_received: Gathered,
+    pub(crate) bytes_sent: Gathered,
     pub(crate) reads_slowed: Counter,
     pub(crate) frames_refused: Counter,
     pub(crate) frames_late: Counter,
@@ -44,10 +68,10 @@ impl Counters {
             logins: logins("ok"),
             logins_failed: logins("failed"),
             logins_put_off: logins("put off"),
-            stanzas_received: counter!("chappe_edge_stanzas_received_total"),
+            stanzas_received: Gathered::new(counter!("chappe_edge_stanzas_received_total")),
             stanzas_sent: counter!("chappe_edge_stanzas_sent_total"),
-            bytes_received: counter!("chappe_edge_bytes_received_total"),
-            bytes_sent: counter!("chappe_edge_bytes_sent_total"),
+            bytes_received: Gathered::new(counter!("chappe_edge_bytes_received_total")),
+            bytes_sent: Gathered::new(counter!("chappe_edge_bytes_sent_total")),
             reads_slowed: counter!("chappe_edge_reads_slowed_total"),
             frames_refused: counter!("chappe_edge_frames_refused_total"),
             frames_late: counter!("chappe_edge_frames_late_total"),
@@ -55,6 +79,13 @@ impl Counters {
             closed_stalled: closed("write_stall"),
             closed_overrun: closed("mailbox"),
             password_jobs_refused: counter!("chappe_edge_password_jobs_refused_total"),
+        }
+    }
+
+    /// A connection's turn has ended.
+    pub(crate) fn turn_ended(&self) {
+        for gathered in [&self.stanzas_received, &self.bytes_received, &self.bytes_sent] {
+            gathered.tell();
         }
     }
 }

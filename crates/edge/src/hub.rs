@@ -2,7 +2,7 @@
 
 use crate::config::ListenerKind;
 use crate::connection::{self, Message, Moving};
-use crate::plane::Plane;
+use crate::plane::{Plane, Slot};
 use actor::{Actor, Clock, Context};
 use frame::{ShardMsg, ToEdge};
 use std::cell::Cell;
@@ -65,8 +65,14 @@ impl Hub {
 
     fn frames(&self, frames: Vec<ToEdge>) {
         let mut stanzas = 0;
+        // Those of one connection come in a row.
+        let mut last: Option<Rc<Slot>> = None;
         for frame in frames {
-            let Some(slot) = self.plane.slot(frame.conn.slot) else {
+            let number = frame.conn.slot;
+            if last.as_ref().is_none_or(|slot| slot.id.slot != number) {
+                last = self.plane.slot(number);
+            }
+            let Some(slot) = &last else {
                 // Its session is detached by the frame that the connection sent as it ended.
                 self.plane.counters.frames_late.increment(1);
                 continue;
@@ -74,7 +80,7 @@ impl Hub {
             if matches!(frame.body, ShardMsg::Deliver { .. }) {
                 stanzas += 1;
             }
-            self.plane.tell(&slot, Message::Frame(frame));
+            self.plane.tell(slot, Message::Frame(frame));
         }
         self.plane.counters.stanzas_sent.increment(stanzas);
     }
@@ -95,7 +101,7 @@ impl Hub {
     }
 
     /// Tell the next ones, and go on later with the rest.
-    fn drain(&mut self, context: &mut Context<'_, Self>, mut slots: Vec<Rc<crate::plane::Slot>>, per_step: usize) {
+    fn drain(&mut self, context: &mut Context<'_, Self>, mut slots: Vec<Rc<Slot>>, per_step: usize) {
         for slot in slots.drain(slots.len().saturating_sub(per_step)..) {
             self.plane.tell(&slot, Message::Drain);
         }

@@ -9,7 +9,7 @@ use crate::tls::{Configs, PARTIAL_BYTES_MAX};
 use crate::work::Pool;
 use actor::{Address, Clock};
 use arc_swap::ArcSwap;
-use rpc::{Link, Placement};
+use rpc::{Link, Placement, PlacementReader};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -89,6 +89,8 @@ pub(crate) struct Plane {
     pub(crate) configs: Configs,
     pub(crate) counters: Counters,
     pub(crate) scratch: RefCell<Scratch>,
+    /// Looked at for every frame.
+    pub(crate) placement: RefCell<PlacementReader>,
     /// The time at which the turn of a connection began that is under way.
     turn: Cell<Option<Now>>,
     slots: RefCell<HashMap<u64, Rc<Slot>, foldhash::fast::RandomState>>,
@@ -103,6 +105,7 @@ impl Plane {
     pub(crate) fn new(number: u16, shared: Arc<Shared>, link: Arc<dyn Link>, configs: Configs) -> Plane {
         Plane {
             number,
+            placement: RefCell::new(shared.placement.reader()),
             shared,
             link,
             configs,

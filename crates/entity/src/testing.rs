@@ -386,7 +386,7 @@ impl World {
             match task {
                 Task::Peer(peer) => {
                     let to = peer.to.clone();
-                    self.input(&to, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                    self.input(&to, |a, ctx, fx| a.handle_peer(ctx, &peer.from, peer.body, fx));
                 }
                 Task::Read(jid, id, scan) => {
                     let page = self.scan(&scan);

@@ -15,7 +15,7 @@ mod placement;
 #[cfg(test)]
 mod tests;
 
-pub use local::{BATCH_FRAMES_MAX, Deliver, Inbox, LocalNet, OUTGOING_FRAMES_MAX, PlaneLink, RETRY_AFTER, TurnEnd};
+pub use local::{BATCH_FRAMES_MAX, Deliver, HeldLink, Inbox, LocalNet, OUTGOING_FRAMES_MAX, PlaneLink, RETRY_AFTER, TurnEnd};
 pub use placement::{Owner, Placement, PlacementReader, ShardMap, shard_of};
 
 use frame::{ToEdge, ToShard};

@@ -4,7 +4,7 @@ use crate::placement::PlacementReader;
 use crate::{Link, Placement, Refused, RefusedReason};
 use frame::{ToEdge, ToShard};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Frames that wait on one plane for one inbox; beyond that a frame is refused. A plane of 10,000 busy connections
@@ -119,7 +119,7 @@ struct Queue<T> {
     gone: bool,
 }
 
-/// The [`Link`] of one plane.
+/// The [`Link`] of one plane. Where a frame goes to another node its way there is used under the lock: it must not come back.
 pub struct PlaneLink {
     outgoing: Arc<Outgoing>,
     ask_flush: Box<dyn Fn() + Send + Sync>,
@@ -140,6 +140,14 @@ impl PlaneLink {
         shards + edges
     }
 
+    /// Send many frames with one taking of its locks: `work` sends them, and must not use this link otherwise.
+    pub fn hold<R>(&self, work: impl FnOnce(&mut HeldLink<'_>) -> R) -> R {
+        let Outgoing { shared, shard_hosts, edge_hubs, .. } = &*self.outgoing;
+        let result = work(&mut HeldLink { shared, shard_hosts: lock(shard_hosts), edge_hubs: lock(edge_hubs) });
+        self.ask();
+        result
+    }
+
     fn ask(&self) {
         // Looked at first: most frames of a turn find it asked, and a swap costs more than half of what a frame costs here.
         if !self.outgoing.asked.load(Ordering::Acquire) && !self.outgoing.asked.swap(true, Ordering::AcqRel) {
@@ -150,35 +158,59 @@ impl PlaneLink {
 
 impl Link for PlaneLink {
     fn to_shard(&self, frame: ToShard) -> Result<(), Refused<ToShard>> {
-        let shared = &self.outgoing.shared;
-        let mut outgoing = lock(&self.outgoing.shard_hosts);
-        let Some(owner) = outgoing.placement.current().owner(frame.shard) else {
-            return Err(Refused::new(RefusedReason::NoOwner, frame));
-        };
-        if owner.node != shared.node {
-            drop(outgoing);
-            return match &shared.remote {
-                Some(remote) => remote.to_shard(frame),
-                None => Err(Refused::new(RefusedReason::NoOwner, frame)),
-            };
-        }
-        push(&mut outgoing.queues, &shared.shard_hosts, owner.plane, frame)?;
-        drop(outgoing);
+        self.outgoing.shared.push_to_shard(&mut lock(&self.outgoing.shard_hosts), frame)?;
         self.ask();
         Ok(())
     }
 
     fn to_edge(&self, frame: ToEdge) -> Result<(), Refused<ToEdge>> {
-        let shared = &self.outgoing.shared;
-        if frame.conn.node != shared.node {
-            return match &shared.remote {
+        self.outgoing.shared.push_to_edge(&mut lock(&self.outgoing.edge_hubs), frame)?;
+        self.ask();
+        Ok(())
+    }
+}
+
+/// A plane's link in the hands of one who has many frames. Nobody else sends through it meanwhile.
+pub struct HeldLink<'a> {
+    shared: &'a Shared,
+    shard_hosts: MutexGuard<'a, ToOwners>,
+    edge_hubs: MutexGuard<'a, Vec<Queue<ToEdge>>>,
+}
+
+impl HeldLink<'_> {
+    /// As [`Link::to_shard`].
+    pub fn to_shard(&mut self, frame: ToShard) -> Result<(), Refused<ToShard>> {
+        self.shared.push_to_shard(&mut self.shard_hosts, frame)
+    }
+
+    /// As [`Link::to_edge`].
+    pub fn to_edge(&mut self, frame: ToEdge) -> Result<(), Refused<ToEdge>> {
+        self.shared.push_to_edge(&mut self.edge_hubs, frame)
+    }
+}
+
+impl Shared {
+    fn push_to_shard(&self, outgoing: &mut ToOwners, frame: ToShard) -> Result<(), Refused<ToShard>> {
+        let Some(owner) = outgoing.placement.current().owner(frame.shard) else {
+            return Err(Refused::new(RefusedReason::NoOwner, frame));
+        };
+        if owner.node != self.node {
+            return match &self.remote {
+                Some(remote) => remote.to_shard(frame),
+                None => Err(Refused::new(RefusedReason::NoOwner, frame)),
+            };
+        }
+        push(&mut outgoing.queues, &self.shard_hosts, owner.plane, frame)
+    }
+
+    fn push_to_edge(&self, outgoing: &mut [Queue<ToEdge>], frame: ToEdge) -> Result<(), Refused<ToEdge>> {
+        if frame.conn.node != self.node {
+            return match &self.remote {
                 Some(remote) => remote.to_edge(frame),
                 None => Err(Refused::new(RefusedReason::NoOwner, frame)),
             };
         }
-        push(&mut lock(&self.outgoing.edge_hubs), &shared.edge_hubs, frame.conn.plane, frame)?;
-        self.ask();
-        Ok(())
+        push(outgoing, &self.edge_hubs, frame.conn.plane, frame)
     }
 }
 
@@ -267,6 +299,6 @@ impl<T> Queue<T> {
 }
 
 /// Nothing panics while one of these locks is held but an inbox, and then the buffers are still whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,13 +4,13 @@ use crate::core::{Host, Out, Shared};
 use actor::{Actor, Address, Clock, Context, Planes};
 use entity::{Pipeline, Settings};
 use frame::ToShard;
-use rpc::{Deliver, Link, LocalNet, PlaneLink, RefusedReason};
+use rpc::{Deliver, HeldLink, LocalNet, PlaneLink, RefusedReason};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::{Completion, PlaneId, Store};
-use types::{ConnId, Epoch, Instant, ShardId, Ticket};
+use types::{ConnId, Epoch, Instant, Now, ShardId, Ticket};
 
 /// Batches of frames that wait for one host; beyond that links keep them, and then refuse.
 pub const HOST_BATCHES_MAX: usize = 256;
@@ -160,20 +160,19 @@ impl Actor for HostActor {
             }
             HostMessage::Configure(settings, pipeline) => self.core.configure(settings, pipeline),
             HostMessage::Quiet(answer) => {
-                self.listen();
+                self.listen(now);
                 let _ = answer.send(self.core.is_quiet() && self.stuck.is_empty());
             }
         }
-        self.listen();
+        self.listen(now);
         self.send();
-        self.arm(context);
+        self.arm(now, context);
     }
 }
 
 impl HostActor {
     /// Set a timer for what is due next, unless an earlier one is set.
-    fn arm(&mut self, context: &mut Context<'_, Self>) {
-        let now = self.clock.now();
+    fn arm(&mut self, now: Now, context: &mut Context<'_, Self>) {
         let mut next = self.core.next_wake();
         if !self.stuck.is_empty() {
             next = next.min(now.mono + RETRY_AFTER);
@@ -187,20 +186,19 @@ impl HostActor {
         context.after(delay, |host, context| {
             host.armed = Instant::NEVER;
             let now = host.clock.now();
-            host.listen();
+            host.listen(now);
             if host.core.next_wake() <= now.mono {
                 host.core.handle_timer(now);
             }
             host.send();
-            host.arm(context);
+            host.arm(now, context);
         });
     }
 }
 
 impl HostActor {
-    fn listen(&mut self) {
+    fn listen(&mut self, now: Now) {
         let heard = self.ears.take();
-        let now = self.clock.now();
         for completion in heard.others {
             self.core.handle_completion(now, completion);
         }
@@ -212,23 +210,28 @@ impl HostActor {
 
     fn send(&mut self) {
         let mut out = self.core.take_out();
-        if self.stuck.is_empty() {
-            let mut frames = out.drain(..);
-            while let Some(frame) = frames.next() {
-                if let Some(refused) = send(&self.link, frame) {
-                    self.stuck.push_back(refused);
-                    self.stuck.extend(frames);
-                    break;
+        let stuck = &mut self.stuck;
+        if !stuck.is_empty() {
+            stuck.extend(out.drain(..));
+            self.link.hold(|link| {
+                while let Some(frame) = stuck.pop_front() {
+                    if let Some(refused) = send(link, frame) {
+                        stuck.push_front(refused);
+                        break;
+                    }
                 }
-            }
-        } else {
-            self.stuck.extend(out.drain(..));
-            while let Some(frame) = self.stuck.pop_front() {
-                if let Some(refused) = send(&self.link, frame) {
-                    self.stuck.push_front(refused);
-                    break;
+            });
+        } else if !out.is_empty() {
+            self.link.hold(|link| {
+                let mut frames = out.drain(..);
+                while let Some(frame) = frames.next() {
+                    if let Some(refused) = send(link, frame) {
+                        stuck.push_back(refused);
+                        stuck.extend(frames);
+                        break;
+                    }
                 }
-            }
+            });
         }
         self.core.reuse(out);
         if self.stuck.len() > STUCK_FRAMES_MAX {
@@ -251,7 +254,7 @@ impl HostActor {
 }
 
 /// The frame, if the link is full.
-fn send(link: &PlaneLink, frame: Out) -> Option<Out> {
+fn send(link: &mut HeldLink<'_>, frame: Out) -> Option<Out> {
     match frame {
         Out::Edge(frame) => match link.to_edge(frame) {
             Err(refused) if refused.reason == RefusedReason::Full => Some(Out::Edge(*refused.frame)),

@@ -27,9 +27,9 @@ pub enum Event {
     /// [`C2s::handle_plain_unavailable`].
     VerifyPlain {
         /// Of the account.
-        credentials: Credentials,
+        credentials: Box<Credentials>,
         /// As the client sent it.
-        password: Password,
+        password: Box<Password>,
     },
     /// A login of an account that exists has ended. After a success the stream is that account's.
     LoginEnded {
@@ -39,7 +39,7 @@ pub enum Event {
         ok: bool,
     },
     /// An `<iq/>` with a `jabber:iq:register` query, where registration is allowed, from a client not authenticated.
-    Register(Element),
+    Register(Box<Element>),
     /// A first-level element of an authenticated client, not yet parsed. See [`C2s::scope`].
     Element(Bytes),
     /// The client has closed its stream. Answer with [`C2s::close`].
@@ -304,7 +304,7 @@ impl C2s {
             ns::TLS if element.name == "starttls" && self.level == Level::Plain => Some(self.starttls()),
             ns::SASL => self.sasl(&element),
             ns::STREAM => Some(stream_element(&element)),
-            ns::CLIENT if self.registers(&element) => Some(Event::Register(element)),
+            ns::CLIENT if self.registers(&element) => Some(Event::Register(Box::new(element))),
             ns::CLIENT => Some(Event::Error(StreamError::NotAuthorized)),
             // XEP-0198 §3: the order is enforced with `<failed/>`.
             ns::SM => match sm::Nonza::parse(&element) {

@@ -175,7 +175,7 @@ impl C2s {
             }
             Step::VerifyPlain { credentials, password } => {
                 login.waits = Waits::Verification;
-                Some(Event::VerifyPlain { credentials, password })
+                Some(Event::VerifyPlain { credentials: Box::new(credentials), password: Box::new(password) })
             }
             Step::Challenge(data) => {
                 login.waits = Waits::Client;

@@ -16,7 +16,7 @@ impl Connection {
             Event::StartTls => self.push(Output::StartTls),
             Event::Credentials { account } => self.ask(account, Ask::Credentials),
             Event::VerifyPlain { credentials, password } => {
-                self.push(Output::VerifyPlain { credentials, password });
+                self.push(Output::VerifyPlain { credentials: *credentials, password: *password });
             }
             Event::LoginEnded { account, ok } => {
                 if ok {

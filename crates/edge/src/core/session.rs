@@ -162,8 +162,9 @@ impl Session {
         self.inactive != self.inactive_told && self.sent < self.n()
     }
 
-    pub fn push_input(&mut self, stanza: SharedStanza) {
-        let bytes = u32::try_from(stanza.encoded_len_hint()).unwrap_or(u32::MAX);
+    /// One more input, which takes about so many bytes.
+    pub fn push_input(&mut self, stanza: SharedStanza, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.input_bytes += bytes as usize;
         self.inputs.push_back(Input { stanza, bytes, attempt: 1 });
     }

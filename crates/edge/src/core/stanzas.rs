@@ -19,6 +19,7 @@ use xml::Element;
 
 impl Connection {
     pub(super) fn handle_element(&mut self, bytes: Bytes) {
+        let len = bytes.len();
         let parsed = match Stanza::parse_in(bytes, self.c2s.scope(), ns::CLIENT) {
             Ok(parsed) => parsed,
             Err(e) => return self.fail(e.into()),
@@ -27,8 +28,8 @@ impl Connection {
             Parsed::Other(element) => self.nonza(&element),
             Parsed::Stanza(stanza) if self.session.is_none() => self.unbound(&stanza),
             Parsed::Malformed(_) if self.session.is_none() => self.fail(StreamError::NotAuthorized),
-            Parsed::Stanza(stanza) => self.stanza(stanza, None),
-            Parsed::Malformed(malformed) => self.malformed(malformed),
+            Parsed::Stanza(stanza) => self.stanza(stanza, len, None),
+            Parsed::Malformed(malformed) => self.malformed(malformed, len),
         }
     }
 
@@ -73,31 +74,31 @@ impl Connection {
         }
     }
 
-    fn malformed(&mut self, malformed: Malformed) {
+    fn malformed(&mut self, malformed: Malformed, len: usize) {
         if malformed.from.is_some() {
             return self.fail(StreamError::InvalidFrom);
         }
         let error = StanzaError::new(Condition::JidMalformed);
-        self.stanza(malformed.stanza, Some(error));
+        self.stanza(malformed.stanza, len, Some(error));
     }
 
-    /// A stanza of a session, and what is wrong with its addresses.
-    fn stanza(&mut self, mut stanza: Stanza, error: Option<StanzaError>) {
+    /// A stanza of a session, the bytes that it came as, and what is wrong with its addresses.
+    fn stanza(&mut self, mut stanza: Stanza, len: usize, error: Option<StanzaError>) {
         let Some(session) = self.session.as_deref() else { return };
-        let jid = session.jid.clone();
         // RFC 6120 §8.1.2.1: the full or the bare address of the session, or none.
-        if stanza.from.as_ref().is_some_and(|from| *from != jid && *from != jid.bare()) {
+        if stanza.from.as_ref().is_some_and(|from| *from != session.jid && from.as_str() != session.jid.bare_str()) {
             return self.fail(StreamError::InvalidFrom);
         }
         if self.answers_ping(&stanza) && self.pong() {
             return;
         }
-        stanza.from = Some(jid.to_jid());
+        let Some(session) = self.session.as_deref() else { return };
+        stanza.from = Some(session.jid.to_jid());
         if let Some(error) = error {
             let reply = error.reply_to(&stanza);
             return self.answer(reply);
         }
-        if to_server(&stanza, &jid) && stanza.is_request() {
+        if stanza.is_request() && to_server(&stanza, &session.jid) {
             match stanza.payload() {
                 Some(child) if child.is("bind", ns::BIND) => {
                     // RFC 6120 §7.1: one resource for each stream.
@@ -106,8 +107,9 @@ impl Connection {
                 // RFC 3921 §3: a session is there since binding.
                 Some(child) if child.is("session", ns::SESSION) => return self.answer(Some(stanza.result(None))),
                 Some(child) if child.is("query", ns::REGISTER) => {
+                    let own = session.jid.bare();
                     return match child.element() {
-                        Ok(query) => self.register(Registration::bound(stanza, jid.bare()), &query),
+                        Ok(query) => self.register(Registration::bound(stanza, own), &query),
                         Err(e) => self.fail(e.into()),
                     };
                 }
@@ -118,12 +120,12 @@ impl Connection {
             // RFC 6120 §8.1.5.
             stanza.lang = self.c2s.lang().map(CompactString::new);
         }
-        self.submit(stanza);
+        self.submit(stanza, len);
     }
 
-    fn submit(&mut self, stanza: Stanza) {
+    fn submit(&mut self, stanza: Stanza, len: usize) {
         if let Some(session) = self.session.as_deref_mut() {
-            session.push_input(Arc::new(stanza));
+            session.push_input(Arc::new(stanza), len);
         }
     }
 
@@ -138,10 +140,15 @@ impl Connection {
                 if reply.from.is_none() {
                     reply.from = Some(jid.bare().into());
                 }
-                if counts { self.submit(reply) } else { reply.write(self.c2s.out()) }
+                if counts {
+                    let len = reply.encoded_len_hint();
+                    self.submit(reply, len);
+                } else {
+                    reply.write(self.c2s.out());
+                }
             }
             // A result that answers nothing: it takes the number and has no effect (RFC 6120 §8.2.3).
-            (None, true) => self.submit(Stanza::iq(IqType::Result, "").with_from(jid.to_jid())),
+            (None, true) => self.submit(Stanza::iq(IqType::Result, "").with_from(jid.to_jid()), 0),
             (None, false) => {}
         }
     }
@@ -164,5 +171,8 @@ impl Connection {
 
 /// Whether a stanza is addressed to the server or the account itself, which the server answers for.
 fn to_server(stanza: &Stanza, jid: &FullJid) -> bool {
-    stanza.to.as_ref().is_none_or(|to: &Jid| to.is_bare() && (*to == jid.bare() || (to.local().is_none() && to.domain() == jid.domain())))
+    stanza
+        .to
+        .as_ref()
+        .is_none_or(|to: &Jid| to.is_bare() && (to.as_str() == jid.bare_str() || (to.local().is_none() && to.domain() == jid.domain())))
 }

@@ -27,36 +27,36 @@ impl Account {
     pub(super) fn take_forward(
         &mut self,
         ctx: &Ctx<'_>,
-        from: BareJid,
+        from: &BareJid,
         origin: Origin,
         prev: Option<Origin>,
         durable: bool,
         stanza: SharedStanza,
         fx: &mut Effects,
     ) {
-        if self.state.log.knows(&from, origin) && !types::planted::is(types::planted::Bug::NoOrigin) {
+        if self.state.log.knows(from, origin) && !types::planted::is(types::planted::Bug::NoOrigin) {
             // Everything of ours leaves behind what we wrote before, so the row that this repeats is durable then ◊.
-            return fx.push(Effect::Peer(from, PeerMsg::Confirm { origin }));
+            return fx.push(Effect::Peer(from.clone(), PeerMsg::Confirm { origin }));
         }
-        if prev.is_some_and(|prev| !self.state.log.knows(&from, prev)) || (ctx.low_space && durable) {
-            return fx.push(Effect::Peer(from, PeerMsg::Refuse { origin }));
+        if prev.is_some_and(|prev| !self.state.log.knows(from, prev)) || (ctx.low_space && durable) {
+            return fx.push(Effect::Peer(from.clone(), PeerMsg::Refuse { origin }));
         }
-        let poison = self.poison_forwards.iter().any(|(f, o)| (f, *o) == (&from, origin));
+        let poison = self.poison_forwards.iter().any(|(f, o)| (f, *o) == (from, origin));
         let result = match stanza.kind {
             // Refused as anything else is that cannot be taken: it counts as received, so that what follows it is taken.
             _ if poison => Err(StanzaError::new(Condition::InternalServerError)),
-            Kind::Message => self.in_message(ctx, &from, origin, durable, stanza.clone(), fx),
+            Kind::Message => self.in_message(ctx, from, origin, durable, stanza.clone(), fx),
             Kind::Presence => {
-                self.in_subscription(ctx, &from, stanza.clone(), fx);
+                self.in_subscription(ctx, from, stanza.clone(), fx);
                 Ok(())
             }
             Kind::Iq => Ok(()),
         };
-        self.state.log.see(&from, origin, ctx.now.wall);
+        self.state.log.see(from, origin, ctx.now.wall);
         if let Err(error) = result {
-            self.bounce(&from, &stanza, &error, fx);
+            self.bounce(from, &stanza, &error, fx);
         }
-        fx.push(Effect::Peer(from, PeerMsg::Confirm { origin }));
+        fx.push(Effect::Peer(from.clone(), PeerMsg::Confirm { origin }));
     }
 
     /// A passing message or an IQ of another entity.
@@ -178,9 +178,13 @@ impl Account {
             }
             return;
         }
-        for id in work.targets {
-            let pos = pos.filter(|_| owed.contains(&id));
-            self.output(ctx, id, pos, work.stanza.clone(), fx);
+        let Work { mut targets, stanza, .. } = work;
+        let last = targets.pop();
+        for id in targets {
+            self.output(ctx, id, pos.filter(|_| owed.contains(&id)), stanza.clone(), fx);
+        }
+        if let Some(id) = last {
+            self.output(ctx, id, pos.filter(|_| owed.contains(&id)), stanza, fx);
         }
     }
 

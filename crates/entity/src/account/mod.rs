@@ -20,7 +20,7 @@ use crate::row::OFFLINE;
 use crate::seal::Seal;
 use crate::session::{HELD_MAX, Link, Session, SessionRow, TailRow};
 use crate::state::{State, cell};
-use frame::{EdgeMsg, EndReason, Peer, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
+use frame::{EdgeMsg, EndReason, PeerMsg, Pos, ShardMsg, SharedStanza, Sm};
 use smallvec::smallvec;
 use stanza::{Condition, Kind, Stanza, StanzaError};
 use std::any::Any;
@@ -225,16 +225,16 @@ impl Account {
     }
 
     /// A message of another entity.
-    pub fn handle_peer(&mut self, ctx: &Ctx<'_>, peer: Peer, fx: &mut Effects) {
-        match peer.body {
+    pub fn handle_peer(&mut self, ctx: &Ctx<'_>, from: &BareJid, msg: PeerMsg, fx: &mut Effects) {
+        match msg {
             PeerMsg::Forward { origin, prev, durable, stanza, .. } => {
-                self.take_forward(ctx, peer.from, origin, prev, durable, stanza, fx);
+                self.take_forward(ctx, from, origin, prev, durable, stanza, fx);
             }
-            PeerMsg::Confirm { origin } => self.confirmed(ctx, &peer.from, origin, fx),
-            PeerMsg::Refuse { origin } => self.outbox.refuse(&peer.from, origin, ctx.now.mono),
+            PeerMsg::Confirm { origin } => self.confirmed(ctx, from, origin, fx),
+            PeerMsg::Refuse { origin } => self.outbox.refuse(from, origin, ctx.now.mono),
             PeerMsg::State { stanza, asker } => self.in_presence(ctx, stanza, asker, fx),
-            PeerMsg::StateAgain => self.presence_again(ctx, &|jid: &BareJid| *jid == peer.from, fx),
-            PeerMsg::Request { stanza } => self.in_request(ctx, &peer.from, stanza, fx),
+            PeerMsg::StateAgain => self.presence_again(ctx, &|jid: &BareJid| jid == from, fx),
+            PeerMsg::Request { stanza } => self.in_request(ctx, from, stanza, fx),
         }
         self.finish(ctx, fx);
     }
@@ -557,10 +557,18 @@ impl Account {
     }
 
     /// Put a durable stanza on its way to another entity; its row or cell is written already.
-    fn forward(&mut self, ctx: &Ctx<'_>, to: &BareJid, origin: Origin, key: Key, stanza: SharedStanza, fx: &mut Effects) {
+    fn forward(&mut self, ctx: &Ctx<'_>, to: BareJid, origin: Origin, key: Key, stanza: SharedStanza, fx: &mut Effects) {
         let since = ctx.now.wall;
         self.outbox.push(to.clone(), crate::outbox::Pending { origin, key, stanza, since });
-        self.send_forwards(ctx, to, fx);
+        let mut frames = self.outbox.send(&to, ctx.now.mono);
+        // Nearly always there is one.
+        let last = frames.pop();
+        for frame in frames {
+            fx.push(Effect::Peer(to.clone(), frame));
+        }
+        if let Some(last) = last {
+            fx.push(Effect::Peer(to, last));
+        }
     }
 
     fn send_forwards(&mut self, ctx: &Ctx<'_>, to: &BareJid, fx: &mut Effects) {

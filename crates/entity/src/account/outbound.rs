@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use stanza::{Condition, Kind, MessageType, StanzaError};
 use std::sync::Arc;
 use types::limit::OUTBOX_ROWS_MAX;
-use types::{BareJid, Jid, Origin, SessionId};
+use types::{BareJid, Origin, SessionId};
 
 impl Account {
     /// The session's `n`-th stanza.
@@ -133,7 +133,6 @@ impl Account {
             // RFC 6120 §10.3.1: to the sender's own bare JID.
             Arc::make_mut(&mut stanza).to = Some(self.state.jid.to_jid());
         }
-        let to = stanza.to.clone().ok_or_else(|| StanzaError::new(Condition::BadRequest))?;
         let mut work = self.work(stanza, Some(id));
         match ctx.pipeline.run(Point::Outbound, ctx, &self.state, &mut work) {
             Flow::Continue => {}
@@ -150,7 +149,7 @@ impl Account {
         }
         // Said last: they rest on the row, and there are none of a message that is refused here.
         let copies = std::mem::take(&mut work.copies);
-        self.pass_on(ctx, id, n, to, durable_sender, work, fx)?;
+        self.pass_on(ctx, id, n, durable_sender, work, fx)?;
         for (session, copy) in copies {
             self.output(ctx, session, None, copy, fx);
         }
@@ -158,19 +157,18 @@ impl Account {
     }
 
     /// Hooks are done with it: to this account, or to the next hop.
-    #[expect(clippy::too_many_arguments, reason = "one call site")]
     fn pass_on(
         &mut self,
         ctx: &Ctx<'_>,
         id: SessionId,
         n: u64,
-        to: Jid,
         durable_sender: bool,
         work: Work,
         fx: &mut Effects,
     ) -> Result<(), StanzaError> {
         let origin = Origin { session: id, n, k: 0 };
-        if self.state.is_own(&to) {
+        let Some(to) = &work.stanza.to else { return Err(StanzaError::new(Condition::BadRequest)) };
+        if self.state.is_own(to) {
             let sender = self.state.jid.clone();
             return self.in_message(ctx, &sender, origin, durable_sender, work.stanza, fx);
         }
@@ -198,7 +196,7 @@ impl Account {
                 at: ctx.now.wall,
                 sender: self.state.jid.clone(),
                 origin,
-                target: Some(to),
+                target: Some(to.clone()),
                 archived: work.archive,
                 owed: Owed::new(),
                 stanza: work.stanza.clone(),
@@ -210,7 +208,7 @@ impl Account {
             }
             Key::Memory
         };
-        self.forward(ctx, &next_hop, origin, key, work.stanza, fx);
+        self.forward(ctx, next_hop, origin, key, work.stanza, fx);
         Ok(())
     }
 

@@ -231,7 +231,7 @@ impl Account {
         if change.route {
             let origin = Origin { session: id, n, k: 0 };
             let key = self.owed_cell(ctx, &contact, origin, &stanza, fx);
-            self.forward(ctx, &contact, origin, key, stanza, fx);
+            self.forward(ctx, contact, origin, key, stanza, fx);
         }
         if let Some(push) = change.push {
             self.roster_push(ctx, &push, fx);
@@ -286,7 +286,7 @@ impl Account {
         let stanza = Arc::new(stanza);
         let origin = self.own_origin();
         let key = self.owed_cell(ctx, to, origin, &stanza, fx);
-        self.forward(ctx, to, origin, key, stanza, fx);
+        self.forward(ctx, to.clone(), origin, key, stanza, fx);
     }
 
     pub(super) fn disclose_before(&mut self, ctx: &Ctx<'_>, what: Disclosure, to: &BareJid, fx: &mut Effects) {

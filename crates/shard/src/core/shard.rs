@@ -132,10 +132,6 @@ impl Shard {
         if frame.epoch != self.desk.epoch {
             return;
         }
-        let jid = match &frame.body {
-            ToShardBody::Edge(e) => e.account.clone(),
-            ToShardBody::Peer(p) => p.to.clone(),
-        };
         if let ToShardBody::Peer(p) = &frame.body {
             // A frame of a stale owner of the sender's shard: the new one forwards again.
             let known = cx.shared.directory.epoch(p.from_shard);
@@ -147,9 +143,14 @@ impl Shard {
                 *heard = p.from_epoch.max(*heard);
             }
         }
-        match self.slots.get_mut(&jid) {
-            Some(slot) => self.desk.take(now, &jid, slot, frame.body, cx),
+        let jid = match &frame.body {
+            ToShardBody::Edge(e) => &e.account,
+            ToShardBody::Peer(p) => &p.to,
+        };
+        match self.slots.get_mut(jid) {
+            Some(slot) => self.desk.take(now, slot, frame.body, cx),
             None => {
+                let jid = jid.clone();
                 self.load(&jid, false, cx);
                 self.take(now, &jid, frame.body, cx);
             }
@@ -158,8 +159,8 @@ impl Shard {
 
     fn take(&mut self, now: Now, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
         match self.slots.get_mut(jid) {
-            Some(slot) => self.desk.take(now, jid, slot, body, cx),
-            None => self.desk.refuse(jid, body, cx),
+            Some(slot) => self.desk.take(now, slot, body, cx),
+            None => self.desk.refuse(body, cx),
         }
     }
 
@@ -265,7 +266,7 @@ impl Shard {
                 }
                 let Some(slot) = self.slots.get_mut(jid) else { return };
                 for from in missed {
-                    self.desk.tell(jid, slot, &from, PeerMsg::StateAgain, cx);
+                    self.desk.tell(jid, slot, from, PeerMsg::StateAgain, cx);
                 }
                 self.desk.rearm(now, jid, slot);
             }
@@ -284,7 +285,7 @@ impl Shard {
         self.desk.loading -= 1;
         if let Some(Slot { entity: Entity::Loading(loading), .. }) = self.slots.remove(jid) {
             for body in loading.parked {
-                self.desk.refuse(jid, body, cx);
+                self.desk.refuse(body, cx);
             }
         }
     }
@@ -367,8 +368,8 @@ impl Shard {
             }
         }
         refused.sort_by(|a, b| a.0.cmp(&b.0));
-        for (jid, body) in refused {
-            self.desk.refuse(&jid, body, cx);
+        for (_, body) in refused {
+            self.desk.refuse(body, cx);
         }
         self.each(now, cx, |a, ctx, fx| a.handle_conns_lost(ctx, lost, fx));
     }
@@ -403,7 +404,7 @@ impl Desk {
     }
 
     /// An input of an entity that is awake, or loads.
-    fn take(&mut self, now: Now, jid: &BareJid, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
+    fn take(&mut self, now: Now, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
         match &mut slot.entity {
             Entity::Loading(l) if l.parked.len() < unlucky::at_most(Bound::ParkedInputs, PARKED_INPUTS_MAX) => l.parked.push_back(body),
             Entity::Loading(l) => {
@@ -412,9 +413,9 @@ impl Desk {
                 {
                     l.missed.insert(from.clone());
                 }
-                self.refuse(jid, body, cx);
+                self.refuse(body, cx);
             }
-            Entity::Awake(_) => self.input(now, jid, slot, body, cx),
+            Entity::Awake(_) => self.input(now, slot, body, cx),
         }
     }
 
@@ -433,7 +434,7 @@ impl Desk {
     }
 
     /// An input that cannot be taken now. Who holds it tries again, or is told.
-    fn refuse(&self, jid: &BareJid, body: ToShardBody, cx: &mut Cx<'_>) {
+    fn refuse(&self, body: ToShardBody, cx: &mut Cx<'_>) {
         match body {
             ToShardBody::Edge(FromEdge { conn, body, .. }) => {
                 let answer = match body {
@@ -456,10 +457,10 @@ impl Desk {
                 cx.out.push(self.to_edge(conn, answer));
             }
             ToShardBody::Peer(peer) => match peer.body {
-                PeerMsg::Forward { origin, .. } => self.peer(jid, &peer.from, PeerMsg::Refuse { origin }, cx),
+                PeerMsg::Forward { origin, .. } => self.peer(&peer.to, &peer.from, PeerMsg::Refuse { origin }, cx),
                 PeerMsg::Request { stanza } if stanza.is_request() => {
                     if let Some(reply) = StanzaError::new(Condition::ResourceConstraint).reply_to(&stanza) {
-                        self.peer(jid, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
+                        self.peer(&peer.to, &peer.from, PeerMsg::Request { stanza: Arc::new(reply) }, cx);
                     }
                 }
                 // State is asked for again once it is awake, passing stanzas are passing, confirmations are for those who wait awake.
@@ -473,41 +474,40 @@ impl Desk {
     }
 
     fn peer(&self, from: &BareJid, to: &BareJid, body: PeerMsg, cx: &mut Cx<'_>) {
-        cx.out.extend(self.peer_frame(from, to, cx.shared.directory.shard_of(to), body, cx));
+        cx.out.extend(self.peer_frame(from, to.clone(), cx.shared.directory.shard_of(to), body, cx));
     }
 
-    fn peer_frame(&self, from: &BareJid, to: &BareJid, shard: ShardId, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
+    fn peer_frame(&self, from: &BareJid, to: BareJid, shard: ShardId, body: PeerMsg, cx: &Cx<'_>) -> Option<Out> {
         // Without an owner there is nobody to tell; the next one is told by `handle_renewed`. One that has spoken may be
         // younger than the one that this node knows of: it is the one that is meant.
         let epoch = cx.shared.directory.epoch(shard)?;
         let epoch = cx.heard.get(&shard).copied().unwrap_or_default().max(epoch);
-        let peer = Peer { from: from.clone(), from_epoch: self.epoch, from_shard: self.id, to: to.clone(), body };
+        let peer = Peer { from: from.clone(), from_epoch: self.epoch, from_shard: self.id, to, body };
         Some(Out::Shard(ToShard { shard, epoch, body: ToShardBody::Peer(peer) }))
     }
 
     /// One input of an entity that is awake.
-    fn input(&mut self, now: Now, jid: &BareJid, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
+    fn input(&mut self, now: Now, slot: &mut Slot, body: ToShardBody, cx: &mut Cx<'_>) {
         match body {
-            ToShardBody::Edge(FromEdge { conn, body, .. }) => {
-                self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
+            ToShardBody::Edge(FromEdge { conn, account, body }) => {
+                self.run(now, &account, slot, cx, |a, ctx, fx| a.handle_edge(ctx, conn, body, fx));
             }
-            ToShardBody::Peer(peer) => {
-                if let PeerMsg::Forward { origin, ticket, .. } = &peer.body {
+            ToShardBody::Peer(Peer { from, to: jid, body, .. }) => {
+                if let PeerMsg::Forward { origin, ticket, .. } = &body {
                     let (origin, ticket) = (*origin, *ticket);
                     // Append early, speak late: what follows rests on the sender's commit, too.
                     if self.order == Order::Journal && !planted::is(Bug::NoTicket) {
                         slot.need = slot.need.max(ticket.0);
                     }
-                    let from = peer.from.clone();
-                    let ok = self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                    let ok = self.run(now, &jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, &from, body, fx));
                     if !ok {
                         slot.poison.get_or_insert_default().add_forward(from.clone(), origin);
                         // Its sender need not wait to find that nobody answers: it comes again, and bounces.
-                        self.peer(jid, &from, PeerMsg::Refuse { origin }, cx);
+                        self.peer(&jid, &from, PeerMsg::Refuse { origin }, cx);
                     }
                     return;
                 }
-                self.run(now, jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, peer, fx));
+                self.run(now, &jid, slot, cx, |a, ctx, fx| a.handle_peer(ctx, &from, body, fx));
             }
         }
     }
@@ -569,7 +569,7 @@ impl Desk {
                     let frame = self.to_edge(conn, msg);
                     self.say(jid, slot, Said::Frame(frame), cx);
                 }
-                Effect::Peer(to, msg) => self.tell(jid, slot, &to, msg, cx),
+                Effect::Peer(to, msg) => self.tell(jid, slot, to, msg, cx),
                 Effect::Read(id, scan) => self.say(jid, slot, Said::Read(id, scan), cx),
             }
         }
@@ -646,8 +646,8 @@ impl Desk {
     }
 
     /// A forward to an entity under the same journal leaves at once, with its ticket; all else waits its turn.
-    fn tell(&mut self, jid: &BareJid, slot: &mut Slot, to: &BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
-        let shard = cx.shared.directory.shard_of(to);
+    fn tell(&mut self, jid: &BareJid, slot: &mut Slot, to: BareJid, mut msg: PeerMsg, cx: &mut Cx<'_>) {
+        let shard = cx.shared.directory.shard_of(&to);
         if let PeerMsg::Forward { ticket, .. } = &mut msg
             && self.order == Order::Journal
             && cx.shared.directory.is_local(shard)
