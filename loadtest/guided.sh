@@ -3,6 +3,7 @@
 # then knows which paths a message takes. Some 15 minutes of two CPUs; the binary is target/guided/chappe.
 #
 #   loadtest/guided.sh
+#   CPU=x86-64 loadtest/guided.sh      for CPUs of before 2013; the default is one with AVX2 (x86-64-v3)
 #
 # Needs rustup's component llvm-tools (installed here if it is not) and nothing else than what builds Chappe.
 set -euo pipefail
@@ -12,8 +13,10 @@ profdata=$(find "$(rustc --print sysroot)/lib/rustlib" -name llvm-profdata | hea
 [ -n "$profdata" ] || { echo "llvm-profdata is not where rustup puts it" >&2; exit 1; }
 out=$PWD/target/guided raw=$PWD/target/guided/raw
 rm -rf "$raw" && mkdir -p "$raw"
+cpu=
+[ "$(uname -m)" != x86_64 ] || cpu=-Ctarget-cpu=${CPU:-x86-64-v3}
 server_build() { # RUSTFLAGS FOLDER
-    RUSTFLAGS=$1 CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 \
+    RUSTFLAGS="$1 $cpu" CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 \
         cargo build --release --locked -p chappe --target-dir "$2"
 }
 

@@ -163,7 +163,12 @@ impl SmallActor for StreamActor {
             return;
         };
         match message {
-            Message::Frame(frame) => core.handle_frame(now, frame),
+            Message::Frame(frame) => {
+                if matches!(frame.body, ShardMsg::Deliver { .. }) {
+                    core.lend(&mut self.plane.scratch.borrow_mut().spare);
+                }
+                core.handle_frame(now, frame);
+            }
             Message::Wake => {}
             Message::Verified(ok) => core.handle_plain_verified(now, ok),
             Message::Derived(result) => core.handle_derived(now, result),
@@ -330,7 +335,7 @@ impl StreamActor {
                 break;
             };
             match output {
-                Output::Write(bytes) => scratch.plain_out.extend_from_slice(&bytes),
+                Output::Write(bytes) => scratch.take_written(bytes),
                 Output::Frame { account, body } => self.submit(now, account, body),
                 Output::StartTls => {
                     self.encrypt(now, scratch);

@@ -50,16 +50,37 @@ pub(crate) struct Scratch {
     pub(crate) plain_out: Vec<u8>,
     /// To the socket.
     pub(crate) output: Vec<u8>,
+    /// Empty; lent to a core that is about to write.
+    pub(crate) spare: Vec<u8>,
 }
 
 impl Scratch {
     fn new() -> Scratch {
-        Scratch { input: vec![0; PARTIAL_BYTES_MAX + READ_BYTES_MAX], plain_in: Vec::new(), plain_out: Vec::new(), output: Vec::new() }
+        Scratch {
+            input: vec![0; PARTIAL_BYTES_MAX + READ_BYTES_MAX],
+            plain_in: Vec::new(),
+            plain_out: Vec::new(),
+            output: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Put what a core wrote behind `plain_out`, and keep its buffer.
+    pub(crate) fn take_written(&mut self, mut bytes: Vec<u8>) {
+        if self.plain_out.is_empty() {
+            std::mem::swap(&mut self.plain_out, &mut bytes);
+        } else {
+            self.plain_out.extend_from_slice(&bytes);
+        }
+        if bytes.capacity() > self.spare.capacity() {
+            bytes.clear();
+            self.spare = bytes;
+        }
     }
 
     /// Empty them, and give back what grew too much.
     pub(crate) fn clear(&mut self) {
-        for buffer in [&mut self.plain_in, &mut self.plain_out, &mut self.output] {
+        for buffer in [&mut self.plain_in, &mut self.plain_out, &mut self.output, &mut self.spare] {
             buffer.clear();
             buffer.shrink_to(SCRATCH_KEEP_MAX);
         }

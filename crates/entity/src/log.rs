@@ -47,6 +47,17 @@ struct Seen {
     at: Timestamp,
 }
 
+/// The forwards known of one sender. See [`Log::heard`].
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a>(Option<&'a BTreeMap<SessionId, Seen>>);
+
+impl Heard<'_> {
+    /// Is this forward (or a later one of its session) known?
+    pub fn knows(self, origin: Origin) -> bool {
+        self.0.and_then(|s| s.get(&origin.session)).is_some_and(|seen| (seen.n, seen.k) >= (origin.n, origin.k))
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -244,14 +255,18 @@ impl Log {
         self.offline as usize
     }
 
-    /// Is this forward (or a later one of its session) known?
-    pub fn knows(&self, sender: &BareJid, origin: Origin) -> bool {
-        self.origins.get(sender).and_then(|s| s.get(&origin.session)).is_some_and(|seen| (seen.n, seen.k) >= (origin.n, origin.k))
+    /// What is known of a sender.
+    pub fn heard(&self, sender: &BareJid) -> Heard<'_> {
+        Heard(self.origins.get(sender))
     }
 
     /// Remember the highest origin of a sending session.
     pub fn see(&mut self, sender: &BareJid, origin: Origin, at: Timestamp) {
-        let sessions = self.origins.make().entry(sender.clone()).or_default();
+        let origins = self.origins.make();
+        let sessions = match origins.get_mut(sender) {
+            Some(sessions) => sessions,
+            None => origins.entry(sender.clone()).or_default(),
+        };
         let before = sessions.len();
         let seen = sessions.entry(origin.session).or_insert(Seen { n: 0, k: 0, at });
         if (origin.n, origin.k) >= (seen.n, seen.k) {

@@ -543,7 +543,7 @@ impl World {
                 if conn.client_open {
                     let at = conn.down_last.max(self.now + self.rng.random_range(0..=5));
                     conn.down_last = at;
-                    self.at_exactly(at, Event::ToClient { slot, bytes: Some(bytes) });
+                    self.at_exactly(at, Event::ToClient { slot, bytes: Some(bytes.into()) });
                 }
             }
             Output::Frame { account, body } => {

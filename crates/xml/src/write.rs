@@ -45,10 +45,18 @@ static CLASS: [u8; 256] = {
     class
 };
 
+/// Whether nothing of 16 bytes is anything but [`PLAIN`]: compared all at once.
+fn is_plain(bytes: &[u8; 16]) -> bool {
+    bytes
+        .iter()
+        .fold(true, |plain, &b| plain & (b >= 0x20) & (b != b'\'') & (b != b'"') & (b != b'&') & (b != b'<') & (b != b'>') & (b != 0xEF))
+}
+
 fn escape(text: &str, out: &mut impl BufMut, attr: bool) {
     let bytes = text.as_bytes();
     let mut done = 0;
-    let mut i = 0;
+    // Most of what is written needs no escape.
+    let mut i = 16 * bytes.as_chunks::<16>().0.iter().take_while(|chunk| is_plain(chunk)).count();
     while i < bytes.len() {
         let class = CLASS[bytes[i] as usize];
         if class == PLAIN || (class == IN_ATTR && !attr) {

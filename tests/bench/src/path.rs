@@ -4,7 +4,6 @@ use crate::store::Forgetful;
 use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use edge::core::{Connection, Output, Settings as EdgeSettings, TlsInfo};
 use entity::{Pipeline, Settings};
 use frame::{EdgeMsg, FromEdge, ToShard, ToShardBody};
@@ -178,7 +177,7 @@ impl Path {
         }
     }
 
-    fn wrote(&mut self, id: usize, bytes: &Bytes) {
+    fn wrote(&mut self, id: usize, bytes: &[u8]) {
         self.written += bytes.len() as u64;
         let client = &mut self.clients[id];
         client.heard.extend_from_slice(bytes);

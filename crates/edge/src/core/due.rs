@@ -3,7 +3,6 @@
 
 use super::session::{Leave, Link, Session};
 use super::{ASK_AFTER, Ask, CREDENTIALS_WITHIN, Connection, End, Keys, Output, Polled};
-use bytes::Bytes;
 use compact_str::{CompactString, format_compact};
 use frame::EdgeMsg;
 use stream::StreamError;
@@ -42,9 +41,17 @@ impl Connection {
         self.take_write()
     }
 
+    /// A buffer for what is to be written, empty: it comes back with it, in [`Output::Write`].
+    pub fn lend(&mut self, buffer: &mut Vec<u8>) {
+        let out = self.c2s.out();
+        if out.capacity() == 0 {
+            std::mem::swap(out, buffer);
+        }
+    }
+
     fn take_write(&mut self) -> Option<Output> {
         let out = std::mem::take(self.c2s.out());
-        (!out.is_empty()).then(|| Output::Write(Bytes::from(out)))
+        (!out.is_empty()).then(|| Output::Write(out))
     }
 
     fn has_frame(&self) -> bool {

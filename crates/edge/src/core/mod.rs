@@ -63,7 +63,7 @@ const BACKOFF_MAX: u8 = 4;
 #[derive(Debug)]
 pub enum Output {
     /// Send these bytes.
-    Write(Bytes),
+    Write(Vec<u8>),
     /// Begin the TLS handshake as server, behind what was written; then [`Connection::handle_tls`].
     StartTls,
     /// To the owner of the account's shard. If the link does not take it, call [`Connection::handle_unreachable`] before

@@ -34,11 +34,12 @@ impl Account {
         stanza: SharedStanza,
         fx: &mut Effects,
     ) {
-        if self.state.log.knows(from, origin) && !types::planted::is(types::planted::Bug::NoOrigin) {
+        let heard = self.state.log.heard(from);
+        if heard.knows(origin) && !types::planted::is(types::planted::Bug::NoOrigin) {
             // Everything of ours leaves behind what we wrote before, so the row that this repeats is durable then ◊.
             return fx.push(Effect::Peer(from.clone(), PeerMsg::Confirm { origin }));
         }
-        if prev.is_some_and(|prev| !self.state.log.knows(from, prev)) || (ctx.low_space && durable) {
+        if prev.is_some_and(|prev| !heard.knows(prev)) || (ctx.low_space && durable) {
             return fx.push(Effect::Peer(from.clone(), PeerMsg::Refuse { origin }));
         }
         let poison = self.poison_forwards.iter().any(|(f, o)| (f, *o) == (from, origin));

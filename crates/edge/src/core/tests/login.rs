@@ -86,7 +86,7 @@ fn log_in(mechanism: Mechanism, tls: TlsInfo, client: Client, answer: Credential
     while let Some(output) = c.poll_output() {
         match output {
             Output::Write(bytes) => {
-                last = String::from_utf8(bytes.to_vec()).unwrap();
+                last = String::from_utf8(bytes).unwrap();
                 if let Some(at) = last.find("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>") {
                     let data = last[at..].split_once('>').unwrap().1.split_once('<').unwrap().0;
                     let response = STANDARD.encode(client.handle_challenge(&STANDARD.decode(data).unwrap()).unwrap());
@@ -168,7 +168,7 @@ fn a_password_that_nobody_has_time_for() {
         c.handle_bytes(now(), b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMG15cjBtMzA=</auth>");
         while let Some(output) = c.poll_output() {
             match output {
-                Output::Write(bytes) => seen.push(String::from_utf8(bytes.to_vec()).unwrap()),
+                Output::Write(bytes) => seen.push(String::from_utf8(bytes).unwrap()),
                 Output::Frame { body: EdgeMsg::Credentials { req }, .. } => {
                     let answer = CredentialsAnswer::Known(Bytes::from(keys().encode()));
                     let body = ShardMsg::Credentials { req, answer };
