@@ -17,7 +17,7 @@
 use crate::module::{Ctx, Pipeline, Settings};
 use crate::{Account, Effect, Effects, Loader, Scan};
 use bytes::Bytes;
-use frame::{Bound, EdgeMsg, Peer, PeerMsg, ShardMsg, SharedStanza, Sm};
+use frame::{Bound, EdgeMsg, Output, Peer, PeerMsg, ShardMsg, SharedStanza, Sm};
 use stanza::{Parsed, Stanza};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound as Edge;
@@ -68,6 +68,19 @@ struct Client {
     faded: bool,
     heard: VecDeque<SharedStanza>,
     ended: Option<String>,
+}
+
+impl Client {
+    /// As its edge writes it.
+    fn hear(&mut self, output: Output) {
+        assert_eq!(output.m, self.m + 1, "outputs are dense");
+        self.m = output.m;
+        let mut stanza = output.stanza;
+        if stanza.to.is_none() {
+            Arc::make_mut(&mut stanza).to = self.account.as_ref().map(BareJid::to_jid);
+        }
+        self.heard.push_back(stanza);
+    }
 }
 
 enum Task {
@@ -438,16 +451,12 @@ impl World {
             ShardMsg::Resumed { resumed, .. } => {
                 c.attach = resumed.attach;
                 for output in resumed.outputs {
-                    assert_eq!(output.m, c.m + 1, "outputs are dense");
-                    c.m = output.m;
-                    c.heard.push_back(output.stanza);
+                    c.hear(output);
                 }
             }
             ShardMsg::Deliver { .. } if c.faded => {}
             ShardMsg::Deliver { output, .. } => {
-                assert_eq!(output.m, c.m + 1, "outputs are dense");
-                c.m = output.m;
-                c.heard.push_back(output.stanza);
+                c.hear(output);
             }
             ShardMsg::Outcome { accepted, .. } => c.accepted = accepted,
             ShardMsg::Ended { reason, .. } => c.ended = Some(format!("{reason:?}")),

@@ -266,7 +266,8 @@ pub struct Output {
     pub m: u64,
     /// The log row that it came from, if it has one.
     pub pos: Option<Pos>,
-    /// What the client gets.
+    /// What the client gets. Without `to` it is for the session's bare address, which the edge writes: what an account says to
+    /// many is one stanza for all of them.
     pub stanza: SharedStanza,
 }
 

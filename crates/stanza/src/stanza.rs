@@ -168,20 +168,25 @@ impl Stanza {
 
     /// Writes the stanza. The namespace is the stream's default one, `jabber:client` or `jabber:server`.
     pub fn write(&self, out: &mut impl BufMut) {
-        self.write_head(out, None);
+        self.write_head(out, None, None);
+    }
+
+    /// As [`Stanza::write`]; without `to` it is addressed to `own`.
+    pub fn write_to(&self, own: &str, out: &mut impl BufMut) {
+        self.write_head(out, None, Some(own));
     }
 
     /// Writes the stanza with its own `xmlns='jabber:client'`, as it stands in `<forwarded/>` or in a WebSocket frame.
     pub fn write_with_ns(&self, out: &mut impl BufMut) {
-        self.write_head(out, Some(ns::CLIENT));
+        self.write_head(out, Some(ns::CLIENT), None);
     }
 
-    fn write_head(&self, out: &mut impl BufMut, own_ns: Option<&str>) {
+    fn write_head(&self, out: &mut impl BufMut, own_ns: Option<&str>, own: Option<&str>) {
         out.put_slice(b"<");
         out.put_slice(self.kind.name().as_bytes());
         let attrs = [
             (" xmlns='", own_ns),
-            (" to='", self.to.as_ref().map(Jid::as_str)),
+            (" to='", self.to.as_ref().map(Jid::as_str).or(own)),
             (" from='", self.from.as_ref().map(Jid::as_str)),
             (" id='", self.id.as_deref()),
             (" type='", self.type_.as_str()),

@@ -171,7 +171,7 @@ impl Connection {
         let out = self.c2s.out();
         sm::write_resumed(out, previd, session.h());
         for output in &session.unacked {
-            output.stanza.write(out);
+            output.stanza.write_to(session.jid.bare_str(), out);
         }
         self.session = Some(Box::new(session));
     }
@@ -220,10 +220,12 @@ impl Connection {
         let Some(s) = self.current(epoch, session, attach) else { return };
         let (m, stanza) = (output.m, Arc::clone(&output.stanza));
         if s.take_output(output) {
-            if self.end != End::Closed {
-                let out = self.c2s.out();
-                out.reserve(stanza.encoded_len_hint() + BEHIND);
-                stanza.write(out);
+            if self.end != End::Closed
+                && let Some(session) = &self.session
+            {
+                let (own, out) = (session.jid.bare_str(), self.c2s.out());
+                out.reserve(stanza.encoded_len_hint() + own.len() + BEHIND);
+                stanza.write_to(own, out);
             }
         } else if m > s.m {
             // Something between was lost: the copy says what.

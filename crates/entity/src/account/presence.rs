@@ -45,7 +45,7 @@ impl Account {
         }
     }
 
-    /// §4.2, §4.4: broadcast. The stanza goes out without `to`; each recipient's account adds its own.
+    /// §4.2, §4.4: broadcast. The stanza goes out without `to`, and is the same one for all; each recipient's edge adds its own.
     fn available(&mut self, ctx: &Ctx<'_>, id: SessionId, stanza: SharedStanza, fx: &mut Effects) -> Result<(), StanzaError> {
         if let Some(p) = stanza.child("priority", types::ns::CLIENT)
             && p.text().trim().parse::<i8>().is_err()
@@ -67,9 +67,8 @@ impl Account {
     /// §4.2.2: what a session gets when it becomes available.
     fn first_presence(&mut self, ctx: &Ctx<'_>, id: SessionId, fx: &mut Effects) {
         let others: Vec<SharedStanza> = self.state.available().filter(|s| s.id != id).filter_map(|s| s.soft.presence.clone()).collect();
-        let own = self.state.jid.to_jid();
         for p in others {
-            self.output(ctx, id, None, addressed(p, &own), fx);
+            self.output(ctx, id, None, p, fx);
         }
         // In the name of the session, so that the answers go to it alone and the others do not hear everything again. (§4.3.1
         // has the bare JID for probes to other servers, and none at all within one.)
@@ -78,8 +77,7 @@ impl Account {
         }
         // §3.1.3 rule 4: requests that nobody has answered yet.
         let waiting: Vec<_> = self.state.roster.pending_in().map(|(jid, children)| request(jid, children)).collect();
-        for mut request in waiting {
-            request.to = Some(own.clone());
+        for request in waiting {
             self.output(ctx, id, None, Arc::new(request), fx);
         }
     }
@@ -153,10 +151,9 @@ impl Account {
     }
 
     fn tell_own(&mut self, ctx: &Ctx<'_>, stanza: &SharedStanza, but: Option<SessionId>, fx: &mut Effects) {
-        let own = self.state.jid.to_jid();
         let ids: Vec<SessionId> = self.state.available().map(|s| s.id).filter(|id| Some(*id) != but).collect();
         for id in ids {
-            self.output(ctx, id, None, addressed(stanza.clone(), &own), fx);
+            self.output(ctx, id, None, stanza.clone(), fx);
         }
     }
 
@@ -350,19 +347,23 @@ impl Account {
 
     /// Presence of somebody else, or a probe (§4.3.2, §4.4.2, §4.5.3).
     pub(super) fn in_presence(&mut self, ctx: &Ctx<'_>, stanza: SharedStanza, asker: Option<SessionId>, fx: &mut Effects) {
-        let Some(from) = stanza.from.clone() else { return };
-        if !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
+        if stanza.from.is_none() || !self.state.exists() || self.guarded(ctx, Point::Inbound, &stanza, None) != Flow::Continue {
             return;
         }
         match stanza.presence_type() {
             None | Some(PresenceType::Unavailable) => self.deliver_presence(ctx, stanza, asker, fx),
-            Some(PresenceType::Probe) => self.answer_probe(ctx, &from, asker, fx),
             Some(PresenceType::Error) => {
                 if stanza.to.as_ref().is_some_and(Jid::is_full) {
                     self.deliver_presence(ctx, stanza, None, fx);
                 }
             }
-            Some(_) => self.in_subscription(ctx, &from.to_bare(), stanza, fx),
+            type_ => {
+                let Some(from) = stanza.from.clone() else { return };
+                if type_ == Some(PresenceType::Probe) {
+                    return self.answer_probe(ctx, &from, asker, fx);
+                }
+                self.in_subscription(ctx, &from.to_bare(), stanza, fx);
+            }
         }
     }
 
@@ -374,10 +375,6 @@ impl Account {
             Some(r) => self.state.resource(r).map(|s| s.id).into_iter().collect(),
             None => self.state.available().map(|s| s.id).collect(),
         };
-        if ids.is_empty() {
-            return;
-        }
-        let stanza = if stanza.to.is_none() { addressed(stanza, self.state.jid.as_jid()) } else { stanza };
         for id in ids {
             self.output(ctx, id, None, stanza.clone(), fx);
         }
@@ -443,7 +440,7 @@ impl Account {
         let own = self.state.jid.to_jid();
         let others: Vec<SharedStanza> = self.state.available().filter(|s| s.id != id).filter_map(|s| s.soft.presence.clone()).collect();
         for p in others {
-            self.output(ctx, id, None, addressed(p, &own), fx);
+            self.output(ctx, id, None, p, fx);
         }
         for jid in self.not_available(Timestamp::default()) {
             let p = Stanza::presence(Some(PresenceType::Unavailable)).with_from(jid).with_to(own.clone());

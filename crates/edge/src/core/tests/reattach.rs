@@ -13,9 +13,9 @@ fn a_new_owner_gets_the_copy() {
          edge→core: submit 3 *
          core→edge: accepted 1
          core→edge: deliver row=4 <message id='a'/>
-         S: <message id='a'/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example' id='a'/><r xmlns='urn:xmpp:sm:3'/>
          core→edge: deliver <presence id='b'/>
-         S: <presence id='b'/>
+         S: <presence to='juliet@im.example' id='b'/>
          C: <a xmlns='urn:xmpp:sm:3' h='1'/>
          edge→core: acked 1
          S: <r xmlns='urn:xmpp:sm:3'/>
@@ -38,7 +38,7 @@ fn a_new_owner_gets_the_copy() {
          core→edge: accepted 3
          edge→core: submit 4 <message from='juliet@im.example/balcony' id='4'/>
          core→edge: deliver m=3 <message id='c'/>
-         S: <message id='c'/><r xmlns='urn:xmpp:sm:3'/>",
+         S: <message to='juliet@im.example' id='c'/><r xmlns='urn:xmpp:sm:3'/>",
     );
 }
 
@@ -108,7 +108,7 @@ fn sessions_are_handed_over_or_end() {
          core→edge: again
          core→edge: re-attached 0
          core→edge: deliver m=1 <message/>
-         S: <message/><r xmlns='urn:xmpp:sm:3'/>",
+         S: <message to='juliet@im.example'/><r xmlns='urn:xmpp:sm:3'/>",
     );
     // By an owner that the edge has not heard of yet.
     check("- resumable\ncore→edge: (epoch 2) again\nedge→core: re-attach a1 *\n- owner of epoch 1");
@@ -116,7 +116,7 @@ fn sessions_are_handed_over_or_end() {
     check(
         "- resumable
          core→edge: deliver m=1 <message/>
-         S: <message/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example'/><r xmlns='urn:xmpp:sm:3'/>
          core→edge: deliver m=1 <message/>
          core→edge: deliver m=3 <message/>
          edge→core: re-attach a1 accepted=0 inputs= m=1 acked=0 row=0 outputs=1 sm",
@@ -147,7 +147,7 @@ fn sessions_are_handed_over_or_end() {
          core→edge: deliver row=5 <message id='1'/>
          S: *</iq>
          core→edge: deliver <presence/>
-         S: <presence/>
+         S: <presence to='juliet@im.example'/>
          - owner of epoch 2
          edge→core: re-attach a1 accepted=0 inputs= m=2 acked=0 row=5 outputs=1",
     );
@@ -230,7 +230,7 @@ fn what_the_link_refuses_is_said_later() {
     check(
         "- resumable
          core→edge: deliver <message id='a'/>
-         S: <message id='a'/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example' id='a'/><r xmlns='urn:xmpp:sm:3'/>
          - link refuses
          C: <a xmlns='urn:xmpp:sm:3' h='1'/>
          C: <message id='1'/><inactive xmlns='urn:xmpp:csi:0'/><message id='2'/>

@@ -19,7 +19,7 @@ fn an_idle_connection_is_small() {
          core→edge: accepted 1
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>
          core→edge: deliver <message/>
-         S: <message/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example'/><r xmlns='urn:xmpp:sm:3'/>
          C: <a xmlns='urn:xmpp:sm:3' h='1'/>
          edge→core: acked 1
          - is idle",

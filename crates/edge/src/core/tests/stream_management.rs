@@ -49,7 +49,7 @@ fn enabling_among_stanzas() {
          C: <presence/><enable xmlns='urn:xmpp:sm:3' resume='true'/><message id='1'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 1 <presence from='juliet@im.example/balcony'/>
          core→edge: deliver <presence from='juliet@im.example/balcony'/>
-         S: <presence from='juliet@im.example/balcony'/>
+         S: <presence to='juliet@im.example' from='juliet@im.example/balcony'/>
          core→edge: accepted 1
          edge→core: enable resume=300
          core→edge: enabled some-id base_n=1
@@ -57,8 +57,8 @@ fn enabling_among_stanzas() {
          edge→core: submit 2 <message from='juliet@im.example/balcony' id='1'/>
          core→edge: accepted 2
          S: <a xmlns='urn:xmpp:sm:3' h='1'/>
-         core→edge: deliver <message from='romeo@im.example/orchard'/>
-         S: <message from='romeo@im.example/orchard'/><r xmlns='urn:xmpp:sm:3'/>
+         core→edge: deliver <message to='juliet@im.example/balcony' from='romeo@im.example/orchard'/>
+         S: <message to='juliet@im.example/balcony' from='romeo@im.example/orchard'/><r xmlns='urn:xmpp:sm:3'/>
          C: <a xmlns='urn:xmpp:sm:3' h='1'/>
          edge→core: acked 2",
     );
@@ -113,7 +113,7 @@ fn an_answer_waits_for_company_but_not_long() {
          edge→core: submit 2 *
          core→edge: accepted 2
          core→edge: deliver <message id='1'/>
-         S: <message id='1'/><a xmlns='urn:xmpp:sm:3' h='2'/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example' id='1'/><a xmlns='urn:xmpp:sm:3' h='2'/><r xmlns='urn:xmpp:sm:3'/>
          C: <message id='3'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 3 *
          - 99 ms pass
@@ -131,11 +131,11 @@ fn being_acknowledged_by_the_client() {
     check(
         "- resumable
          core→edge: deliver <message id='1'/>
-         S: <message id='1'/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example' id='1'/><r xmlns='urn:xmpp:sm:3'/>
          core→edge: deliver <message id='2'/>
-         S: <message id='2'/>
+         S: <message to='juliet@im.example' id='2'/>
          core→edge: deliver <message id='3'/>
-         S: <message id='3'/>
+         S: <message to='juliet@im.example' id='3'/>
          C: <a xmlns='urn:xmpp:sm:3' h='1'/>
          edge→core: acked 1
          S: <r xmlns='urn:xmpp:sm:3'/>
@@ -159,7 +159,7 @@ fn being_acknowledged_by_the_client() {
         check(&format!(
             "- resumable
              core→edge: deliver <message id='1'/>
-             S: <message id='1'/><r xmlns='urn:xmpp:sm:3'/>
+             S: <message to='juliet@im.example' id='1'/><r xmlns='urn:xmpp:sm:3'/>
              C: <a xmlns='urn:xmpp:sm:3' {a}/>
              S: <stream:error>{error}</stream:error></stream:stream>
              edge→core: close a1
@@ -172,7 +172,8 @@ fn being_acknowledged_by_the_client() {
 #[test]
 fn in_a_flow_the_client_is_asked_less_often() {
     let mut script = "- resumable\n".to_owned();
-    let deliver = |n: u32, request: &str| format!("core→edge: deliver <message id='{n}'/>\nS: <message id='{n}'/>{request}\n");
+    let deliver =
+        |n: u32, request: &str| format!("core→edge: deliver <message id='{n}'/>\nS: <message to='juliet@im.example' id='{n}'/>{request}\n");
     let asks = "<r xmlns='urn:xmpp:sm:3'/>";
     let answer = |n: u32| format!("C: <a xmlns='urn:xmpp:sm:3' h='{n}'/>\nedge→core: acked {n}\n");
     for n in 1..=9 {
@@ -194,8 +195,8 @@ fn counts_wrap() {
          C: <resume xmlns='urn:xmpp:sm:3' h='4294967293' previd='some-id'/>
          edge→core: resume some-id h=4294967293
          core→edge: resumed accepted=4294967295 acked=4294967294 base_m=1|<message id='1'/>|<message id='2'/>|<message id='3'/>
-         S: <resumed xmlns='urn:xmpp:sm:3' h='4294967295' previd='some-id'/><message id='1'/><message id='2'/><message id='3'/>
-            <r xmlns='urn:xmpp:sm:3'/>
+         S: <resumed xmlns='urn:xmpp:sm:3' h='4294967295' previd='some-id'/><message to='juliet@im.example' id='1'/><message to='juliet@im.example' id='2'/>
+            <message to='juliet@im.example' id='3'/><r xmlns='urn:xmpp:sm:3'/>
          C: <a xmlns='urn:xmpp:sm:3' h='4294967295'/>
          edge→core: acked 4294967296
          C: <a xmlns='urn:xmpp:sm:3' h='0'/>
@@ -215,7 +216,8 @@ fn resuming() {
          edge→core: resume some-id h=1
          - reads nothing
          core→edge: (attach 2) resumed accepted=5 acked=3 base_n=2 base_m=2|row=8 <message id='1'/>|<presence/>
-         S: <resumed xmlns='urn:xmpp:sm:3' h='3' previd='some-id'/><message id='1'/><presence/><r xmlns='urn:xmpp:sm:3'/>
+         S: <resumed xmlns='urn:xmpp:sm:3' h='3' previd='some-id'/><message to='juliet@im.example' id='1'/>
+            <presence to='juliet@im.example'/><r xmlns='urn:xmpp:sm:3'/>
          edge→core: submit 6 <message from='juliet@im.example/balcony' id='x'/>
          core→edge: accepted 6
          core→edge: (attach 2) accepted 6
@@ -223,7 +225,7 @@ fn resuming() {
          edge→core: acked 5
          S: <a xmlns='urn:xmpp:sm:3' h='4'/>
          core→edge: (attach 2) deliver <message id='2'/>
-         S: <message id='2'/><r xmlns='urn:xmpp:sm:3'/>
+         S: <message to='juliet@im.example' id='2'/><r xmlns='urn:xmpp:sm:3'/>
          - socket breaks
          edge→core: detach a2
          - is done",
@@ -266,11 +268,11 @@ fn a_ping_stands_in_for_acknowledgements() {
     check(
         "- binds
          core→edge: deliver <presence/>
-         S: <presence/>
+         S: <presence to='juliet@im.example'/>
          core→edge: deliver row=5 <message id='1'/>
-         S: <message id='1'/><iq to='juliet@im.example/balcony' from='im.example' id='ping-1.7-2' type='get'><ping xmlns='urn:xmpp:ping'/></iq>
+         S: <message to='juliet@im.example' id='1'/><iq to='juliet@im.example/balcony' from='im.example' id='ping-1.7-2' type='get'><ping xmlns='urn:xmpp:ping'/></iq>
          core→edge: deliver row=6 <message id='2'/>
-         S: <message id='2'/>
+         S: <message to='juliet@im.example' id='2'/>
          C: <iq type='result' id='ping-1.7-2' to='romeo@im.example'/>
          edge→core: submit 1 *
          core→edge: accepted 1
@@ -285,7 +287,7 @@ fn a_ping_stands_in_for_acknowledgements() {
     check(
         "- binds
          core→edge: deliver row=5 <message id='1'/>
-         S: <message id='1'/><iq *id='ping-1.7-1'*</iq>
+         S: <message to='juliet@im.example' id='1'/><iq *id='ping-1.7-1'*</iq>
          C: <enable xmlns='urn:xmpp:sm:3'/><iq type='result' id='ping-1.7-1'/>
          edge→core: enable
          core→edge: enabled
