@@ -29,7 +29,8 @@ pub trait SmallActor: Sized + Unpin + 'static {
 /// # Panics
 /// If the caller is not on a plane.
 pub fn start_small<A: SmallActor>(mailbox_max: u32, actor: A) -> Address<A::Message> {
-    let mailbox = Arc::new(Mailbox { mailbox_max, inside: Mutex::new(Inside { open: true, task: None, queue: VecDeque::new() }) });
+    let mailbox =
+        Arc::new(Mailbox { mailbox_max, inside: Mutex::new(Inside { open: true, task: None, woken: false, queue: VecDeque::new() }) });
     actix::spawn(Turns { mailbox: Arc::clone(&mailbox), actor });
     Address::small(mailbox)
 }
@@ -42,8 +43,10 @@ pub(crate) struct Mailbox<M> {
 
 struct Inside<M> {
     open: bool,
-    /// Whom the next message wakes.
+    /// Whom the first message behind a turn wakes. Kept: a clone for each turn cost as much as the wake.
     task: Option<Waker>,
+    /// A message has woken it, and its turn has not begun.
+    woken: bool,
     queue: VecDeque<M>,
 }
 
@@ -62,10 +65,11 @@ impl<M> Mailbox<M> {
             return Err(SendError::Full(message));
         }
         inside.queue.push_back(message);
-        let task = inside.task.take();
-        drop(inside);
-        if let Some(task) = task {
-            task.wake();
+        if !std::mem::replace(&mut inside.woken, true)
+            && let Some(task) = &inside.task
+        {
+            // It is put in a queue of its thread's: nothing of it runs here.
+            task.wake_by_ref();
         }
         Ok(())
     }
@@ -89,6 +93,7 @@ impl<M> Mailbox<M> {
         if !inside.task.as_ref().is_some_and(|known| known.will_wake(task)) {
             inside.task = Some(task.clone());
         }
+        inside.woken = false;
         std::mem::take(&mut inside.queue)
     }
 

@@ -1,12 +1,13 @@
 //! A strict tokenizer with namespaces over one whole element.
 //!
-//! quick-xml finds the tokens; it checks neither names nor attributes nor namespaces, so that is done here.
+//! quick-xml finds where a tag ends; it checks neither names nor attributes nor namespaces, so that is done here. (Its
+//! `Reader` keeps the names of open elements, which are kept here as well: two allocations and a reallocation for a message.)
 
 use crate::chars::validate;
 use crate::tag::{self, Class, Declaration, Declarations, Name, RawAttrs, Sink};
 use crate::{Scope, XmlError, intern};
 use compact_str::CompactString;
-use quick_xml::Reader;
+use quick_xml::parser::{ElementParser, Parser};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use types::limit::{XML_DEPTH_MAX, XML_NAMESPACES_MAX};
@@ -56,7 +57,8 @@ struct Open<'a> {
 /// Tokenizer over the bytes of one element.
 pub struct Tokens<'a> {
     text: &'a str,
-    reader: Reader<&'a [u8]>,
+    /// Where the last token ends.
+    position: usize,
     depth_max: usize,
     open: SmallVec<[Open<'a>; 8]>,
     declarations: Declarations<'a>,
@@ -101,15 +103,9 @@ impl<'a> Tokens<'a> {
     /// As [`Tokens::new`].
     pub fn with(bytes: &'a [u8], scope: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Tokens<'a>, XmlError> {
         let text = validate(bytes)?;
-        // quick-xml would skip a byte order mark.
         if !text.starts_with('<') {
             return Err(XmlError::NotWellFormed);
         }
-        let mut reader = Reader::from_str(text);
-        let config = reader.config_mut();
-        // End tags are compared with `open`, which holds the names without copying them.
-        config.check_end_names = false;
-        config.allow_unmatched_ends = true;
         let mut declarations = Declarations::new();
         let scope = scope.into_iter();
         declarations.extend(scope.map(|(prefix, uri)| Declaration::new(prefix, uri.into())));
@@ -117,7 +113,7 @@ impl<'a> Tokens<'a> {
         let default = declarations.iter().rposition(|d| d.prefix.is_empty()).map_or(NO_NAMESPACE, |i| i as u16);
         Ok(Tokens {
             text,
-            reader,
+            position: 0,
             depth_max: XML_DEPTH_MAX,
             open: SmallVec::new(),
             declarations,
@@ -158,41 +154,29 @@ impl<'a> Tokens<'a> {
         if self.state == State::After {
             return self.next();
         }
-        use quick_xml::events::Event as Quick;
         loop {
-            let from = self.position();
-            match self.reader.read_event().map_err(|_| XmlError::NotWellFormed)? {
-                Quick::Start(_) => return self.start(from, false),
-                Quick::Empty(_) => return self.start(from, true),
-                Quick::End(end) => {
-                    if self.open.last().is_none_or(|open| open.name.whole != end.name().as_ref()) {
-                        return Err(XmlError::NotWellFormed);
-                    }
-                    self.state = State::Ending;
-                    return Ok(Event::End);
-                }
-                Quick::Text(text) if text.is_empty() => {}
-                Quick::Text(text) => return self.text(text.into_inner()).map(Event::Text),
-                Quick::GeneralRef(name) => {
-                    let c = tag::reference(&name, &mut self.alike)?;
-                    return Ok(Event::Text(short(c)));
-                }
-                Quick::CData(data) => {
-                    self.alike = false;
-                    if !data.is_empty() {
-                        return Ok(Event::Text(normalise_line_ends(data.into_inner())));
-                    }
-                }
-                Quick::Comment(_) | Quick::PI(_) | Quick::DocType(_) => return Err(XmlError::RestrictedXml),
-                Quick::Decl(_) | Quick::Eof => return Err(XmlError::NotWellFormed),
-            }
+            let rest = &self.text[self.position..];
+            return match (rest.as_bytes().first(), rest.as_bytes().get(1)) {
+                (Some(b'<'), Some(b'/')) => self.end(rest),
+                (Some(b'<'), Some(b'!')) => match self.bang(rest)? {
+                    "" => continue,
+                    data => Ok(Event::Text(normalise_line_ends(data.into()))),
+                },
+                // The declaration belongs to the stream (RFC 6120 §11.5), and no other instruction may come (§11.1).
+                (Some(b'<'), Some(b'?')) if is_declaration(rest) => Err(XmlError::NotWellFormed),
+                (Some(b'<'), Some(b'?')) => Err(XmlError::RestrictedXml),
+                (Some(b'<'), _) => self.start(rest),
+                (Some(b'&'), _) => self.reference(rest),
+                (Some(_), _) => self.text(rest),
+                (None, _) => Err(XmlError::NotWellFormed),
+            };
         }
     }
 
     /// Bytes read so far: where the last token ends.
     #[inline]
     pub fn position(&self) -> usize {
-        self.reader.buffer_position() as usize
+        self.position
     }
 
     /// Where the last start tag begins.
@@ -270,15 +254,19 @@ impl<'a> Tokens<'a> {
         self.state = if self.open.is_empty() { State::After } else { State::Inside };
     }
 
-    fn start(&mut self, from: usize, empty: bool) -> Result<Event<'a>, XmlError> {
+    /// A start tag, with which `rest` begins.
+    fn start(&mut self, rest: &'a str) -> Result<Event<'a>, XmlError> {
         if self.open.len() >= self.depth_max {
             return Err(XmlError::PolicyViolation);
         }
-        self.from = from;
-        let to = self.position() - if empty { 2 } else { 1 };
+        let end = ElementParser::default().feed(rest.as_bytes()).ok_or(XmlError::NotWellFormed)?;
+        self.from = self.position;
+        self.position += end + 1;
+        let empty = rest.as_bytes()[end - 1] == b'/';
+        let inside = &rest[1..if empty { end - 1 } else { end }];
         let (declarations, default) = (self.declarations.len() as u16, self.default);
         let mut sink = Sink { attrs: &mut self.attrs, declarations: &mut self.declarations, alike: &mut self.alike };
-        let name = tag::scan(&self.text[from + 1..to], &mut sink)?;
+        let name = tag::scan(inside, &mut sink)?;
         if self.declarations.len() > declarations as usize {
             self.check_declarations(declarations as usize)?;
         }
@@ -369,23 +357,69 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn text(&mut self, text: Cow<'a, str>) -> Result<Cow<'a, str>, XmlError> {
+    /// An end tag, with which `rest` begins.
+    fn end(&mut self, rest: &'a str) -> Result<Event<'a>, XmlError> {
+        let end = memchr::memchr(b'>', rest.as_bytes()).ok_or(XmlError::NotWellFormed)?;
+        // XML 1.0 §3.1, production ETag: white space may follow the name.
+        let name = rest[2..end].trim_end_matches([' ', '\t', '\n', '\r']);
+        if self.open.last().is_none_or(|open| open.name.whole != name) {
+            return Err(XmlError::NotWellFormed);
+        }
+        self.position += end + 1;
+        self.state = State::Ending;
+        Ok(Event::End)
+    }
+
+    /// What begins with `<!`: the content of a CDATA section, or what must not come (RFC 6120 §11.1).
+    fn bang(&mut self, rest: &'a str) -> Result<&'a str, XmlError> {
+        if rest.starts_with("<!--") || rest.starts_with("<!DOCTYPE") {
+            return Err(XmlError::RestrictedXml);
+        }
+        let data = rest.strip_prefix("<![CDATA[").filter(|_| !self.open.is_empty()).ok_or(XmlError::NotWellFormed)?;
+        let len = data.find("]]>").ok_or(XmlError::NotWellFormed)?;
+        self.position += rest.len() - data.len() + len + "]]>".len();
+        self.alike = false;
+        Ok(&data[..len])
+    }
+
+    /// A reference, with which `rest` begins.
+    fn reference(&mut self, rest: &'a str) -> Result<Event<'a>, XmlError> {
+        // An end that is further away belongs to something else.
+        let name = rest[1..].split([';', '&', '<']).next().unwrap_or_default();
+        let behind = 1 + name.len();
+        if rest.as_bytes().get(behind) != Some(&b';') {
+            return Err(XmlError::NotWellFormed);
+        }
+        let c = tag::reference(name, &mut self.alike)?;
+        self.position += behind + 1;
+        Ok(Event::Text(short(c)))
+    }
+
+    /// Character data, with which `rest` begins.
+    fn text(&mut self, rest: &'a str) -> Result<Event<'a>, XmlError> {
         if self.open.is_empty() {
             return Err(XmlError::NotWellFormed);
         }
+        let text = &rest[..memchr::memchr2(b'<', b'&', rest.as_bytes()).unwrap_or(rest.len())];
+        self.position += text.len();
         let Some(first) = memchr::memchr2(b'>', b'\r', text.as_bytes()) else {
-            return Ok(text);
+            return Ok(Event::Text(text.into()));
         };
         // XML 1.0 §2.4.
         if text.contains("]]>") {
             return Err(XmlError::NotWellFormed);
         }
         if memchr::memchr(b'\r', &text.as_bytes()[first..]).is_none() {
-            return Ok(text);
+            return Ok(Event::Text(text.into()));
         }
         self.alike = false;
-        Ok(normalise_line_ends(text))
+        Ok(Event::Text(normalise_line_ends(text.into())))
     }
+}
+
+/// XML 1.0 §2.8, the beginning of production XMLDecl.
+fn is_declaration(rest: &str) -> bool {
+    rest.strip_prefix("<?xml").is_some_and(|behind| behind.starts_with([' ', '\t', '\n', '\r', '?']))
 }
 
 fn scope_of(declarations: &[Declaration<'_>]) -> Scope {

@@ -141,6 +141,13 @@ fn text_and_references() {
         ("<![CDATA[a<b&amp;]]]]><![CDATA[>]]>", Ok("a&lt;b&amp;amp;]]&gt;")), // B20
         ("<![cdata[x]]>", Err(NotWellFormed)),
         ("<![CDATA[]]>", Ok("")),
+        ("a<![CDATA[]]>b<![CDATA[]]>", Ok("ab")),
+        ("<![CDATA[x]]", Err(NotWellFormed)),
+        ("<!-- c", Err(RestrictedXml)),
+        ("<!x>", Err(NotWellFormed)),
+        ("<?xmlish y?>", Err(RestrictedXml)),
+        ("&a<b/>;", Err(NotWellFormed)),
+        ("&a&amp;", Err(NotWellFormed)),
         ("<?xml version='1.0'?>", Err(NotWellFormed)), // B21
         ("a\r\nb\rc\n\rd", Ok("a\nb\nc\n\nd")),        // B24
         ("<![CDATA[a\r\nb\rc]]>", Ok("a\nb\nc")),
@@ -227,6 +234,8 @@ fn no_quadratic_cost() {
         ("references", "&amp;".repeat(many)),
         ("character references", "&#65;".repeat(many)),
         ("cdata", "<![CDATA[x]]>".repeat(many)),
+        // One that is empty is no token, and must not take a frame of the stack each.
+        ("empty cdata", "<![CDATA[]]>".repeat(many)),
         ("brackets", "]".repeat(many) + "&gt;"),
         ("bytes 0xEF", "\u{ffef}".repeat(many)),
         ("carriage returns", "\r".repeat(many)),
